@@ -1,0 +1,105 @@
+"""Every name that crosses a process, in one place: the group, labels, conditions, reasons, metrics, bins."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import Final
+
+GROUP: Final = "reasonscale.io"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+KIND: Final = "ReasoningModel"
+PLURAL: Final = "reasoningmodels"
+SINGULAR: Final = "reasoningmodel"
+SHORT_NAME: Final = "rmodel"
+FIELD_MANAGER: Final = "reasonscale"
+
+LABEL_MODEL: Final = f"{GROUP}/model"
+LABEL_ROLE: Final = f"{GROUP}/role"
+ANNOTATION_HOLD: Final = f"{GROUP}/hold"
+ANNOTATION_UPDATE: Final = f"{GROUP}/update"
+ANNOTATION_REVISION: Final = f"{GROUP}/render-revision"
+
+# Lower edges, in tokens generated so far, of the bins that every length is counted in. About three to the doubling
+# in the range where chains end, so that a hazard is nearly constant within a bin; the last bin is open.
+TOKEN_BINS: Final[tuple[int, ...]] = (
+    0, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096,
+    6144, 8192, 12288, 16384, 24576, 32768, 65536,
+)  # fmt: skip
+
+# Classes of requests when the resource names none, by what was asked of the chain.
+CLASS_OFF: Final = "off"
+CLASS_LOW: Final = "low"
+CLASS_MEDIUM: Final = "medium"
+CLASS_HIGH: Final = "high"
+EFFORT_CLASSES: Final[tuple[str, ...]] = (CLASS_OFF, CLASS_LOW, CLASS_MEDIUM, CLASS_HIGH)
+CLASS_OTHER: Final = "other"  # what does not fit MAX_CLASSES folds into this one
+MAX_CLASSES: Final = 16
+MAX_SERIES_PER_REPLICA: Final = 500
+
+PHASE_REASONING: Final = "reasoning"
+PHASE_ANSWERING: Final = "answering"
+
+# The ledger's metrics. Inside Ray they come out with RAY_PREFIX and labels of Ray's own.
+RAY_PREFIX: Final = "ray_"
+M_LEDGER_TIME: Final = "reasonscale_ledger_time_seconds"
+M_WAITING: Final = "reasonscale_requests_waiting"
+M_WAITING_PROMPT: Final = "reasonscale_waiting_prompt_tokens"
+M_INFLIGHT: Final = "reasonscale_requests_inflight"  # phase, bin
+M_INFLIGHT_PROMPT: Final = "reasonscale_inflight_prompt_tokens"  # bin
+M_REACHED: Final = "reasonscale_length_reached_total"  # bin
+M_ENDED: Final = "reasonscale_length_ended_total"  # bin
+M_ARRIVALS: Final = "reasonscale_arrivals_total"
+M_PROMPT_TOKENS: Final = "reasonscale_prompt_tokens_total"
+M_REASONING_TOKENS: Final = "reasonscale_reasoning_tokens_total"
+M_ANSWER_TOKENS: Final = "reasonscale_answer_tokens_total"
+M_BUDGET_EXHAUSTED: Final = "reasonscale_budget_exhausted_total"
+M_REJECTED: Final = "reasonscale_rejected_total"  # reason
+M_KV_CAPACITY: Final = "reasonscale_kv_capacity_tokens"
+M_KV_USED: Final = "reasonscale_kv_used_tokens"
+M_PREEMPTIONS: Final = "reasonscale_preemptions_total"
+M_STEPS: Final = "reasonscale_steps_total"
+M_STEP_SECONDS: Final = "reasonscale_step_seconds_total"
+M_STEP_BATCH: Final = "reasonscale_step_batch_total"  # sum over steps of requests that decoded
+M_STEP_KV: Final = "reasonscale_step_kv_tokens_total"  # sum over steps of KV tokens held
+M_STEP_PREFILL: Final = "reasonscale_step_prefill_tokens_total"  # prompt tokens computed
+M_TTFT: Final = "reasonscale_time_to_first_token_seconds"
+M_TTFAT: Final = "reasonscale_time_to_first_answer_token_seconds"
+M_TPOT: Final = "reasonscale_time_per_output_token_seconds"
+M_E2E: Final = "reasonscale_e2e_seconds"
+
+LABEL_METRIC_MODEL: Final = "model"
+LABEL_METRIC_CLASS: Final = "cls"
+LABEL_METRIC_BIN: Final = "bin"  # the bin's lower edge, as a decimal number
+LABEL_METRIC_PHASE: Final = "phase"
+LABEL_METRIC_REASON: Final = "reason"
+
+# HTTP headers of the ingress.
+HEADER_REQUEST_ID: Final = "x-request-id"
+HEADER_BUDGET: Final = "x-reasonscale-thinking-budget"  # tokens applied, or "unlimited"
+HEADER_CLASS: Final = "x-reasonscale-class"
+
+# Why a target was chosen (Decision.reason, status.lastDecision.reason, the metric's label).
+REASON_HOLD: Final = "Hold"  # the target is right as it is
+REASON_COT: Final = "CoTBacklog"  # tokens still to come at the horizon want more decode room
+REASON_KV: Final = "KVForecast"  # KV cache full before a replica could be ready
+REASON_PREFILL: Final = "PrefillLoad"
+REASON_QUEUE: Final = "QueueOverObjective"  # emergency lane: the queue won't drain within the TTFT objective
+REASON_PREEMPTION: Final = "Preempting"  # emergency lane
+REASON_CALM: Final = "Calm"  # the forecast fits fewer replicas with margin
+REASON_BOUNDS: Final = "Bounds"  # outside minReplicas..maxReplicas
+REASON_SIGNALS: Final = "SignalsMissing"  # absent or stale: hold
+REASON_MANUAL: Final = "Manual"
+REASON_EXTERNAL: Final = "External"
+REASON_IDLE: Final = "Idle"  # scaled to zero
+REASON_WAKE: Final = "Wake"
+
+CONDITIONS: Final[tuple[str, ...]] = (
+    "Accepted", "Ready", "Progressing", "Degraded", "SignalsAvailable", "ScalingActive", "ScalingLimited",
+    "UpdateAvailable", "RolloutBlocked",
+)  # fmt: skip
+
+
+def bin_of(tokens: int) -> int:
+    """Return the index in TOKEN_BINS of a request that has generated so many tokens (>= 0)."""
+    return bisect_right(TOKEN_BINS, tokens) - 1

@@ -1,0 +1,179 @@
+"""What goes into a decision and what comes out of it: plain values, no behaviour.
+
+Counters arrive as *increments since the previous observation* (`signals` sees to resets and lost replicas);
+gauges as they are. `None` means unknown and is never the same as 0. Times are seconds, lengths are tokens,
+bins are those of `api.constants.TOKEN_BINS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from reasonscale.api.constants import TOKEN_BINS
+
+N_BINS = len(TOKEN_BINS)
+NO_BINS: tuple[float, ...] = (0.0,) * N_BINS
+
+
+class Freshness(StrEnum):
+    """Whether the signals can be trusted: three things that must not be mixed up."""
+
+    FRESH = "fresh"
+    STALE = "stale"  # there was a ledger, but its newest write is too old
+    ABSENT = "absent"  # no ledger at all
+
+
+class Mode(StrEnum):
+    AUTO = "Auto"
+    RECOMMEND = "Recommend"
+    MANUAL = "Manual"
+    EXTERNAL = "External"
+
+
+@dataclass(frozen=True, slots=True)
+class ClassCounts:
+    """One class of requests, summed over replicas. Tuples have one entry for each token bin."""
+
+    waiting: float = 0.0  # requests that have not had their first token
+    waiting_prompt_tokens: float = 0.0
+    reasoning: tuple[float, ...] = NO_BINS  # requests in flight in the chain, by tokens generated so far
+    answering: tuple[float, ...] = NO_BINS  # requests in flight past their chain, by tokens generated so far
+    inflight_prompt_tokens: tuple[float, ...] = NO_BINS
+    # Increments since the previous observation:
+    reached: tuple[float, ...] = NO_BINS  # requests that got as far as the bin
+    ended: tuple[float, ...] = NO_BINS  # requests that ended of themselves in the bin (aborts and cuts are censored)
+    arrivals: float = 0.0
+    prompt_tokens: float = 0.0  # of those arrivals
+    reasoning_tokens: float = 0.0
+    answer_tokens: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaCounts:
+    """One replica's KV cache and steps. The `step` fields are increments since the previous observation."""
+
+    id: str
+    kv_capacity_tokens: float | None = None
+    kv_used_tokens: float = 0.0
+    running: float = 0.0
+    waiting: float = 0.0
+    preemptions: float = 0.0
+    steps: float = 0.0
+    step_seconds: float = 0.0
+    step_batch: float = 0.0
+    step_kv_tokens: float = 0.0
+    step_prefill_tokens: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Replicas as the actuator sees them."""
+
+    target: int  # asked for last
+    ready: int
+    starting_s: tuple[float, ...] = ()  # age of each replica that is ordered and not ready yet
+    draining: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """All that a decision may know of the world at one moment."""
+
+    time: float  # unix seconds (or virtual time) at which it was put together
+    window_s: float  # what the increments cover
+    freshness: Freshness
+    age_s: float | None  # age of the oldest live replica's ledger write; None when absent
+    fleet: Fleet
+    classes: Mapping[str, ClassCounts] = field(default_factory=dict)
+    replicas: tuple[ReplicaCounts, ...] = ()
+    held_requests: float = 0.0  # waiting at the ingress of a model at zero replicas
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """Engine step time `a + b*B + c*K` (s), B requests decoding, K tokens in the KV cache; `d` s per prompt token."""
+
+    a: float
+    b: float
+    c: float
+    d: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """How fast the number of replicas may move, and what damps it."""
+
+    up_max_factor: float = 2.0  # at most this many times the ready replicas in one decision ...
+    up_max_step: int = 4  # ... or this many more, whichever is larger
+    down_max_step: int = 1
+    down_stable_s: float = 120.0  # calm must have held so long before a replica goes
+    down_interval_s: float = 30.0  # between two steps down
+
+
+@dataclass(frozen=True, slots=True)
+class Objectives:
+    ttft_s: float = 2.0
+    ttft_per_prompt_token_s: float = 250e-6
+    tpot_s: float = 0.050
+    max_queue_s: float = 10.0
+    attainment: float = 0.99  # share of requests that shall meet them; sets the forecast's quantile
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the resource asks for, resolved to numbers. Per replica where nothing else is said."""
+
+    mode: Mode = Mode.AUTO
+    min_replicas: int = 1
+    max_replicas: int = 1
+    manual_replicas: int | None = None  # spec.replicas, obeyed in Manual and External
+    objectives: Objectives = Objectives()
+    rates: Rates = Rates()
+    kv_headroom: float = 0.10
+    kv_capacity_tokens: float | None = None  # prior until a replica reports its own
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 2048
+    step_time: StepTime | None = None  # prior; corrected online
+    start_prior_s: float = 120.0  # order to ready, until measured
+    length_prior: Mapping[str, float] = field(default_factory=dict)  # class -> mean output tokens, by family and effort
+    length_limit: Mapping[str, float] = field(default_factory=dict)  # class -> most tokens a request can make
+    idle_to_zero_s: float | None = None  # scaleToZero.after
+    tick_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """The numbers that made a decision; all of them are logged and exported."""
+
+    owed_tokens: float = 0.0  # expected tokens still to come: running + waiting
+    queued_tokens: float = 0.0  # of which waiting requests
+    inflight_now: float = 0.0
+    inflight_at_horizon: float = 0.0  # high quantile
+    kv_now_tokens: float = 0.0
+    kv_at_horizon_tokens: float = 0.0  # high quantile
+    kv_full_in_s: float | None = None  # None: not within the forecast
+    horizon_s: float = 0.0
+    arrival_rate: float = 0.0  # requests/s
+    need_concurrency: float = 0.0  # replicas, before rounding
+    need_kv: float = 0.0
+    need_prefill: float = 0.0
+    need_queue: float = 0.0
+    waiting: float = 0.0
+    preemption_rate: float = 0.0  # per second
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """How many replicas to ask for, and why. `act` is False where it is only a recommendation or a hold."""
+
+    time: float
+    current: int
+    target: int
+    act: bool
+    reason: str  # a constant of api.constants
+    message: str  # a sentence with the numbers
+    numbers: Numbers
+    limited: bool = False  # the need lies outside the bounds
+    freshness: Freshness = Freshness.FRESH
