@@ -1,0 +1,114 @@
+"""The parts of the resource that say how it thinks, scales, drains and rolls out."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from reasonscale.api.base import Name, Part, ShortText
+from reasonscale.api.quantity import Duration, Quantity
+
+EFFORT_NAMES: tuple[str, ...] = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+
+
+class Budget(Part):
+    """Thinking tokens that a request may use."""
+
+    default: int | None = Field(default=None, ge=0, le=1_000_000, description="For a request that asks for nothing; a quarter of maxModelLen when absent.")
+    max: int | None = Field(default=None, ge=0, le=1_000_000, description="The most that a request can ask for; more is cut to this.")
+    answer_reserve: int | None = Field(default=None, ge=1, le=1_000_000, description="Tokens kept for the answer after the chain.")
+
+
+class UnderPressure(Part):
+    """How default budgets shrink under overload."""
+
+    floor: int = Field(default=1024, ge=1, le=1_000_000, description="Never below so many tokens.")
+    steps: int = Field(default=4, ge=1, le=16, description="In so many steps.")
+
+
+class Reasoning(Part):
+    """The chain of thought: whether, how long, and who sees it."""
+
+    mode: Literal["Auto", "Always", "Never"] = Field(default="Auto", description="Auto: by request, where the family can be switched; Always; Never.")
+    parser: Annotated[str, StringConstraints(min_length=1, max_length=64)] = Field(default="auto", description="auto (by model family), none, or a vLLM parser's name.")
+    budget: Budget = Field(default_factory=Budget, description="Thinking tokens.")
+    efforts: Annotated[dict[str, int | Literal["native"]], Field(max_length=8)] = Field(
+        default_factory=dict, description="Tokens for each reasoning_effort; `native` leaves it to the model's own setting."
+    )
+    expose: Literal["Full", "Hidden"] = Field(default="Full", description="Whether the chain is sent to the client.")
+    field_names: Annotated[list[Literal["reasoning", "reasoning_content"]], Field(min_length=1, max_length=2)] = Field(
+        default_factory=lambda: ["reasoning", "reasoning_content"], description="Fields that carry the chain; old clients read reasoning_content."
+    )
+    under_pressure: UnderPressure | None = Field(default=None, description="Shrink default budgets under overload; absent: never.")
+
+
+class ObjectivesSpec(Part):
+    """What clients are promised."""
+
+    ttft: Duration = Field(default="2s", description="Time to first token, beside what the prompt costs.")
+    ttft_per_prompt_token: Duration = Field(default="250us", description="What each prompt token may add to it.")
+    tpot: Duration = Field(default="50ms", description="Time per output token.")
+    max_queue: Duration = Field(default="10s", description="Longest wait before a request is refused.")
+    attainment_percent: int = Field(default=99, ge=50, le=99, description="Share of requests that shall meet them.")
+
+
+class Hold(Part):
+    """Requests kept at zero replicas until one is there."""
+
+    max_requests: int = Field(default=100, ge=1, le=100_000, description="At most so many.")
+    max_bytes: Quantity = Field(default="64Mi", description="At most so many bytes of bodies.")
+    max: Duration = Field(default="10m", description="At most so long.")
+
+
+class ScaleToZero(Part):
+    after: Duration = Field(default="15m", description="Idle for so long.")
+    hold: Hold = Field(default_factory=Hold, description="What is kept while none runs.")
+
+
+class RatesSpec(Part):
+    """How fast the number of replicas may move."""
+
+    up_max_factor: int = Field(default=2, ge=1, le=10, description="At most this many times the ready replicas at once.")
+    up_max_step: int = Field(default=4, ge=1, le=1000, description="Or so many more, whichever is larger.")
+    down_max_step: int = Field(default=1, ge=1, le=1000, description="Replicas that may go at once.")
+    down_stable: Duration = Field(default="120s", description="Calm must have held so long before one goes.")
+    down_interval: Duration = Field(default="30s", description="Between two steps down.")
+
+
+class Scaling(Part):
+    """How many replicas, and who decides."""
+
+    mode: Literal["Auto", "Recommend", "Manual", "External"] | None = Field(
+        default=None, description="Auto acts; Recommend only says; Manual and External obey spec.replicas. Absent: Auto locally, the chart's default in a cluster."
+    )
+    min_replicas: int = Field(default=1, ge=0, le=1000, description="Never fewer.")
+    max_replicas: int = Field(default=1, ge=1, le=1000, description="Never more.")
+    objectives: ObjectivesSpec = Field(default_factory=ObjectivesSpec, description="What clients are promised.")
+    kv_headroom_percent: int = Field(default=10, ge=0, le=80, description="Share of the KV cache kept free.")
+    scale_to_zero: ScaleToZero | None = Field(default=None, description="Stop the last replica when idle.")
+    rates: RatesSpec = Field(default_factory=RatesSpec, description="How fast it may move.")
+    start_timeout: Duration = Field(default="15m", description="A replica that is not ready by then is given up.")
+
+
+class Match(Part):
+    header: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9-]+$")] = Field(description="Header to look at.")
+    values: Annotated[list[ShortText], Field(min_length=1, max_length=64)] = Field(description="Values that belong to the class.")
+
+
+class RequestClass(Part):
+    """A class of requests with a share of its own."""
+
+    name: Name = Field(description="Name of the class, a metric's label.")
+    match: Match = Field(description="Which requests belong to it.")
+    weight: int = Field(default=1, ge=1, le=1000, description="Its share against the other classes.")
+
+
+class Drain(Part):
+    max: Duration = Field(default="30m", description="The longest that a stopping replica may finish its chains.")
+
+
+class Rollout(Part):
+    strategy: Literal["InPlace", "Surge", "Recreate"] = Field(
+        default="InPlace", description="InPlace: Serve's rolling update; Surge: a new cluster beside the old; Recreate: stop, then start."
+    )
