@@ -1,0 +1,55 @@
+"""Reads resources from YAML files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from reasonscale.api import constants
+from reasonscale.api.models import ReasoningModel
+from reasonscale.api.validate import InvalidResource, Problem, problems_of_shape, validate
+
+
+def parse(document: Any, base: Path | None = None) -> ReasoningModel:
+    """Return a resource from its parsed YAML; InvalidResource with every problem where it is not right."""
+    if not isinstance(document, dict):
+        raise InvalidResource([Problem("", f"is no resource but {type(document).__name__}: it must be a map with apiVersion, kind, metadata and spec")])
+    kind, version = document.get("kind"), document.get("apiVersion")
+    if kind != constants.KIND:
+        raise InvalidResource([Problem("kind", f"was {kind!r}; must be {constants.KIND}")])
+    if version != constants.API_VERSION:
+        raise InvalidResource([Problem("apiVersion", f"was {version!r}; must be {constants.API_VERSION}")])
+    document = {k: v for k, v in document.items() if k != "status"}
+    metadata = document.get("metadata")
+    if isinstance(metadata, dict):
+        known = ("name", "namespace", "labels", "annotations", "generation", "uid", "resourceVersion")
+        document["metadata"] = {k: v for k, v in metadata.items() if k in known}
+    try:
+        model = ReasoningModel.model_validate(document)
+    except ValidationError as error:
+        raise InvalidResource(problems_of_shape(error)) from None
+    problems = validate(model, base)
+    if problems:
+        raise InvalidResource(problems)
+    return model
+
+
+def load_models(path: Path | str) -> list[ReasoningModel]:
+    """Return the resources of a YAML file of one or several documents; InvalidResource where one is not right."""
+    path = Path(path)
+    try:
+        documents = [d for d in yaml.safe_load_all(path.read_text()) if d is not None]
+    except FileNotFoundError:
+        raise InvalidResource([Problem("", "there is no such file")]) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidResource([Problem("", f"can't be read: {error}")]) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        raise InvalidResource([Problem("", f"is no YAML{where}: {getattr(error, 'problem', None) or error}")]) from None
+    if not documents:
+        raise InvalidResource([Problem("", "is empty: it must hold a ReasoningModel")])
+    return [parse(document, path.parent) for document in documents]

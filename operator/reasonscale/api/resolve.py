@@ -1,0 +1,204 @@
+"""What the system chose where the resource left it open: one value for everything, in base units."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from reasonscale.api import constants
+from reasonscale.api.engine_args import value_of
+from reasonscale.api.families import PARSER_ALIASES, Family, family_by_parser, family_of
+from reasonscale.api.models import ReasoningModel
+from reasonscale.api.quantity import seconds
+from reasonscale.api.sizes import Size, gpu_memory_bytes, size_of
+
+DEFAULT_MAX_MODEL_LEN = 32768
+_EFFORT_SHARES = {"none": 0.0, "minimal": 1 / 16, "low": 1 / 4, "medium": 1.0, "high": 4.0, "xhigh": 8.0, "max": 8.0}
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedReasoning:
+    """How a request's chain is governed. Budgets are thinking tokens; None: no budget can be enforced."""
+
+    parser: str | None
+    mode: str
+    family: Family
+    budget_default: int
+    budget_max: int
+    answer_reserve: int
+    efforts: Mapping[str, int | str]
+    expose: str
+    field_names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedClass:
+    name: str
+    header: str
+    values: tuple[str, ...]
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A resource with every choice made. Times in seconds, lengths in tokens."""
+
+    name: str
+    served_name: str
+    model_source: str  # what the engine loads: a path or a hub's name
+    revision: str | None
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    kv_capacity_tokens: float | None  # per replica, where it can be told before the engine has started
+    gpus_per_replica: int
+    tensor: int
+    pipeline: int
+    data: int
+    expert: int
+    reasoning: ResolvedReasoning
+    classes: tuple[ResolvedClass, ...]
+    class_names: tuple[str, ...]
+    mode: str
+    min_replicas: int
+    max_replicas: int
+    replicas: int | None
+    ttft_s: float
+    ttft_per_prompt_token_s: float
+    tpot_s: float
+    max_queue_s: float
+    attainment: float
+    kv_headroom: float
+    up_max_factor: float
+    up_max_step: int
+    down_max_step: int
+    down_stable_s: float
+    down_interval_s: float
+    start_timeout_s: float
+    drain_s: float
+    engine_args: Mapping[str, str | int | float | bool]
+
+    def as_lines(self) -> list[str]:
+        """Return what was chosen as lines for a person."""
+        r = self.reasoning
+        efforts = ", ".join(f"{k} {v}" for k, v in r.efforts.items())
+        thinking = "none" if r.parser is None else f"parser {r.parser}, budget {r.budget_default}, at most {r.budget_max}, {r.answer_reserve} kept for the answer"
+        return [
+            f"model      {self.served_name} from {self.model_source}, context {self.max_model_len} tokens",
+            f"reasoning  {thinking}" + (f"; efforts {efforts}" if r.parser else ""),
+            f"replicas   {self.min_replicas} to {self.max_replicas}, {self.mode}, {self.gpus_per_replica} GPUs each in a cluster",
+            f"objectives TTFT {self.ttft_s:g} s, TPOT {self.tpot_s * 1000:g} ms, queue {self.max_queue_s:g} s, for {self.attainment:.0%}",
+        ]
+
+
+def local_folder(model: ReasoningModel, base: Path | None) -> Path | None:
+    """Return the folder of a file:// model; relative ones are beside the resource's own file. None for others."""
+    uri = model.spec.model.uri
+    if not uri.startswith("file://"):
+        return None
+    path = Path(uri.removeprefix("file://"))
+    return path if path.is_absolute() or base is None else (base / path).resolve()
+
+
+def family(model: ReasoningModel, base: Path | None = None) -> Family:
+    """Return the model's family: by the parser where the user named one, else by its name or config.json."""
+    reasoning = model.spec.reasoning
+    if reasoning.mode == "Never" or reasoning.parser == "none":
+        return Family("told not to reason", None, mean_output_tokens=500)
+    found = family_of(model.spec.model.uri, local_folder(model, base))
+    if reasoning.parser == "auto":
+        return found
+    named = PARSER_ALIASES.get(reasoning.parser, reasoning.parser)
+    return found if found.parser == named else family_by_parser(named)
+
+
+def context_tokens(model: ReasoningModel, base: Path | None = None) -> int:
+    """Return the longest sequence: as said, else the model's own where it is known, else 32,768."""
+    if model.spec.model.max_model_len is not None:
+        return model.spec.model.max_model_len
+    folder = local_folder(model, base)
+    if folder is not None:
+        try:
+            return int(json.loads((folder / "config.json").read_text())["max_position_embeddings"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return DEFAULT_MAX_MODEL_LEN
+    size = size_of(model.spec.model.uri)
+    return min(size.context_tokens, 65536) if size else DEFAULT_MAX_MODEL_LEN
+
+
+def answer_reserve(model: ReasoningModel, context: int) -> int:
+    return model.spec.reasoning.budget.answer_reserve or max(16, min(2048, context // 8))
+
+
+def _reasoning(model: ReasoningModel, base: Path | None, context: int) -> ResolvedReasoning:
+    spec, found = model.spec.reasoning, family(model, base)
+    reserve = answer_reserve(model, context)
+    room = max(0, context - reserve - 1)
+    most = spec.budget.max if spec.budget.max is not None else min(32768, room)
+    default = spec.budget.default if spec.budget.default is not None else min(most, max(context // 4, 1))
+    efforts: dict[str, int | str] = {name: min(most, int(default * share)) for name, share in _EFFORT_SHARES.items()}
+    if found.native_efforts:
+        efforts |= {name: "native" for name in ("low", "medium", "high")}
+    efforts |= spec.efforts
+    return ResolvedReasoning(
+        parser=found.parser, mode=spec.mode, family=found, budget_default=min(default, most), budget_max=most,
+        answer_reserve=reserve, efforts=efforts, expose=spec.expose, field_names=tuple(dict.fromkeys(spec.field_names)),
+    )  # fmt: skip
+
+
+def kv_capacity(model: ReasoningModel, size: Size | None) -> float | None:
+    """Return a replica's KV cache in tokens: from an override of its blocks, else from the GPU's memory less the weights."""
+    args = {k: value_of(v) for k, v in model.spec.engine.args.items()}
+    blocks, block = args.get("num_gpu_blocks_override"), args.get("block_size", 16)
+    if isinstance(blocks, int) and isinstance(block, int):
+        return float(blocks * block)
+    product = model.spec.accelerator.product
+    memory = gpu_memory_bytes(product) if product else None
+    if size is None or memory is None:
+        return None
+    par = model.spec.parallelism
+    share = args.get("gpu_memory_utilization", 0.92)
+    usable = memory * (float(share) if not isinstance(share, (str, bool)) else 0.92)
+    gpus = par.tensor * par.pipeline * par.data
+    free_each = usable - size.weight_bytes / gpus - 2e9
+    per_gpu_token = size.kv_bytes_per_token / par.pipeline / (1 if size.mla else par.tensor)
+    return max(0.0, free_each / per_gpu_token * par.data)
+
+
+def resolve(model: ReasoningModel, base: Path | None = None) -> Resolved:
+    """Return the resource with every choice made; `base` is the folder that relative file:// paths start from."""
+    spec, scaling = model.spec, model.spec.scaling
+    context = context_tokens(model, base)
+    args = {name: value_of(value) for name, value in spec.engine.args.items()}
+    max_num_seqs, batched = int(args.get("max_num_seqs", 256)), int(args.get("max_num_batched_tokens", 2048))
+    folder = local_folder(model, base)
+    source, revision = spec.model.uri.split("://", 1)[1], None
+    if folder is not None:
+        source = str(folder)
+    elif spec.model.uri.startswith("hf://"):
+        source, _, rev = source.partition("@")
+        revision = rev or None
+    elif not spec.model.uri.startswith("pvc://"):
+        source = spec.model.uri
+    else:
+        source = "/models/" + source.partition("/")[2]
+    classes = tuple(ResolvedClass(c.name, c.match.header.lower(), tuple(c.match.values), c.weight) for c in spec.classes)
+    objectives, rates, par = scaling.objectives, scaling.rates, spec.parallelism
+    return Resolved(
+        name=model.metadata.name, served_name=model.served_name, model_source=source, revision=revision,
+        max_model_len=context, max_num_seqs=max_num_seqs, max_num_batched_tokens=batched,
+        kv_capacity_tokens=kv_capacity(model, size_of(spec.model.uri)),
+        gpus_per_replica=par.tensor * par.pipeline * par.data,
+        tensor=par.tensor, pipeline=par.pipeline, data=par.data, expert=par.expert,
+        reasoning=_reasoning(model, base, context), classes=classes,
+        class_names=(*(c.name for c in classes), *constants.EFFORT_CLASSES)[: constants.MAX_CLASSES - 1],
+        mode=scaling.mode or "Auto", min_replicas=scaling.min_replicas, max_replicas=scaling.max_replicas, replicas=spec.replicas,
+        ttft_s=seconds(objectives.ttft), ttft_per_prompt_token_s=seconds(objectives.ttft_per_prompt_token),
+        tpot_s=seconds(objectives.tpot), max_queue_s=seconds(objectives.max_queue), attainment=objectives.attainment_percent / 100,
+        kv_headroom=scaling.kv_headroom_percent / 100,
+        up_max_factor=float(rates.up_max_factor), up_max_step=rates.up_max_step, down_max_step=rates.down_max_step,
+        down_stable_s=seconds(rates.down_stable), down_interval_s=seconds(rates.down_interval),
+        start_timeout_s=seconds(scaling.start_timeout), drain_s=seconds(spec.drain.max), engine_args=args,
+    )  # fmt: skip
