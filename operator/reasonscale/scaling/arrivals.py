@@ -1,0 +1,74 @@
+"""The rate of arrivals: a fast and a slow memory, the slow one trusted while the fast one does not contradict it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import exp
+
+FAST_HALF_LIFE_S = 40.0  # a time constant of a minute
+SLOW_HALF_LIFE_S = 420.0  # of ten minutes
+SHRINK_S = 15.0  # as if so long had been watched without an arrival: the first tick proves nothing
+# No arrival for a gap g has probability exp(-r g): a rate above 3/g would be a 5 % surprise. Without this bound the
+# slow memory keeps a young system's burst alive: 22 requests in the first minute still read 0.12/s three minutes on.
+GAP_EVENTS = 3.0
+FANO_LIMIT = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """Decayed counts of arrivals and of the time they were watched, and of prompt tokens."""
+
+    fast_n: float = 0.0
+    fast_s: float = 0.0
+    slow_n: float = 0.0
+    slow_s: float = 0.0
+    quiet_s: float = 0.0  # since the last arrival
+    prompt_n: float = 0.0
+    prompt_tokens: float = 0.0
+    excess: float = 0.0  # squared deviations of counts from the rate
+    expected: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Requests per second, how sure that is, and how bursty they come (variance over mean of counts)."""
+
+    per_s: float
+    variance: float
+    fano: float
+    prompt_tokens: float | None  # mean of a request; None: none has come yet
+
+
+def add(memory: Arrivals, arrivals: float, prompt_tokens: float, dt_s: float) -> Arrivals:
+    """Return the memory `dt_s` seconds later, in which `arrivals` requests came."""
+    fast, slow = 0.5 ** (dt_s / FAST_HALF_LIFE_S), 0.5 ** (dt_s / SLOW_HALF_LIFE_S)
+    expected = rate_of(memory).per_s * dt_s
+    return Arrivals(
+        fast_n=memory.fast_n * fast + arrivals,
+        fast_s=memory.fast_s * fast + dt_s,
+        slow_n=memory.slow_n * slow + arrivals,
+        slow_s=memory.slow_s * slow + dt_s,
+        quiet_s=0.0 if arrivals > 0 else memory.quiet_s + dt_s,
+        prompt_n=memory.prompt_n * slow + arrivals,
+        prompt_tokens=memory.prompt_tokens * slow + prompt_tokens,
+        excess=memory.excess * slow + (arrivals - expected) ** 2,
+        expected=memory.expected * slow + expected,
+    )
+
+
+def rate_of(memory: Arrivals) -> Rate:
+    """Return the rate that the memories speak for."""
+    old_n = max(0.0, memory.slow_n - memory.fast_n)
+    old_s = max(0.0, memory.slow_s - memory.fast_s)
+    trust = 1.0
+    if old_s > 0.0 and memory.fast_s > 0.0:
+        expected = old_n / old_s * memory.fast_s
+        z2 = (memory.fast_n - expected) ** 2 / (expected + 1.0)
+        trust = 1.0 if z2 <= 1.0 else exp((1.0 - z2) / 2.0)
+    n, s = memory.fast_n + trust * old_n, memory.fast_s + trust * old_s + SHRINK_S
+    per_s = n / s
+    if memory.quiet_s > 0.0:
+        per_s = min(per_s, GAP_EVENTS / memory.quiet_s)
+    fano = min(FANO_LIMIT, max(1.0, (memory.excess + 5.0) / (memory.expected + 5.0)))
+    prompt = memory.prompt_tokens / memory.prompt_n if memory.prompt_n > 0.01 else None
+    return Rate(per_s=per_s, variance=per_s * fano / s, fano=fano, prompt_tokens=prompt)

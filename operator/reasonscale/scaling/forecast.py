@@ -1,0 +1,179 @@
+"""How many requests and KV tokens there will be: survivors of those running, those waiting, and those to come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import exp, sqrt
+
+from reasonscale.scaling.arrivals import Rate
+from reasonscale.scaling.curve import Curve
+
+# Lengths drift while one looks ahead: part of the hazard that is passed on the way is unknown, for all alike.
+DRIFT = 0.10
+FIRST_PROMPT_TOKENS = 256.0  # until a prompt has been seen
+BLOCK_ROUNDING_TOKENS = 8.0  # half a KV block of 16
+
+
+@dataclass(frozen=True, slots=True)
+class ClassLoad:
+    """What one class has in the system now, and what is known of it."""
+
+    curve: Curve
+    running: Sequence[tuple[float, float, float]]  # (tokens made, requests, mean prompt tokens)
+    waiting: float
+    waiting_prompt_tokens: float
+    rate: Rate
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """The forecast at one moment: means and high quantiles."""
+
+    after_s: float
+    inflight: float
+    inflight_high: float
+    kv_tokens: float
+    kv_high_tokens: float
+
+
+@dataclass(slots=True)
+class _Sum:
+    """Means, independent variances and common (fully correlated) deviations, being added up."""
+
+    inflight: float = 0.0
+    inflight_var: float = 0.0
+    inflight_common: float = 0.0
+    kv: float = 0.0
+    kv_var: float = 0.0
+    kv_common: float = 0.0
+
+
+def _running(load: ClassLoad, progress: Sequence[float], sums: Sequence[_Sum]) -> None:
+    curve = load.curve
+    for made, count, prompt in load.running:
+        start, start_doubt = curve.to_end(made)
+        held = prompt + made + BLOCK_ROUNDING_TOKENS
+        for p, total in zip(progress, sums, strict=True):
+            if p <= 0.0:
+                total.inflight += count
+                total.kv += count * held
+                continue
+            if made + p >= curve.limit:
+                continue
+            end, end_doubt = curve.to_end(made + p)
+            passed = end - start
+            survivors = count * exp(-passed)
+            size = held + p
+            spread = survivors * (1.0 - survivors / count)
+            common = survivors * sqrt(max(0.0, end_doubt - start_doubt) + (DRIFT * passed) ** 2)
+            total.inflight += survivors
+            total.inflight_var += spread
+            total.inflight_common += common
+            total.kv += survivors * size
+            total.kv_var += spread * size * size
+            total.kv_common += common * size
+
+
+def _waiting(load: ClassLoad, progress: Sequence[float], sums: Sequence[_Sum], seated: float) -> None:
+    """Add those waiting: the share `seated` starts now, the others may still be whole when the time comes."""
+    if load.waiting <= 0.0:
+        return
+    prompt = load.waiting_prompt_tokens / load.waiting + BLOCK_ROUNDING_TOKENS
+    for p, total in zip(progress, sums, strict=True):
+        s = load.curve.survives(p)
+        free, stuck = load.waiting * seated, load.waiting * (1.0 - seated)
+        half = max(prompt + 0.5 * min(p, load.curve.mean), s * (prompt + p))
+        total.inflight += free * s + stuck
+        total.inflight_var += free * s * (1.0 - s) + 0.25 * stuck
+        total.kv += free * s * (prompt + p) + stuck * half
+        total.kv_var += (free * s * (1.0 - s) + 0.25 * stuck) * (prompt + p) ** 2
+
+
+def _coming(load: ClassLoad, progress: Sequence[float], sums: Sequence[_Sum], tpot_s: float) -> None:
+    rate = load.rate
+    if rate.per_s <= 0.0:
+        return
+    prompt = (FIRST_PROMPT_TOKENS if rate.prompt_tokens is None else rate.prompt_tokens) + BLOCK_ROUNDING_TOKENS
+    deviation = sqrt(rate.variance)
+    for p, total in zip(progress, sums, strict=True):
+        _, area, moment = load.curve.at(p)
+        there = tpot_s * area  # in flight for each request per second
+        held = tpot_s * (prompt * area + moment)
+        size = held / there if there > 0.0 else prompt
+        total.inflight += rate.per_s * there
+        total.inflight_var += rate.per_s * there * rate.fano
+        total.inflight_common += deviation * there
+        total.kv += rate.per_s * held
+        total.kv_var += rate.per_s * there * rate.fano * 1.5 * size * size  # sizes differ: E[x^2] over E[x]^2
+        total.kv_common += deviation * held
+
+
+def forecast(
+    loads: Sequence[ClassLoad], times_s: Sequence[float], tpot_s: float, z: float, seated: float
+) -> list[Point]:
+    """Return the forecast at each of `times_s`, with `tpot_s` seconds a token and quantiles z deviations up."""
+    progress = [t / tpot_s for t in times_s]
+    sums = [_Sum() for _ in times_s]
+    for load in loads:
+        _running(load, progress, sums)
+        _waiting(load, progress, sums, seated)
+        _coming(load, progress, sums, tpot_s)
+    return [
+        Point(
+            after_s=t,
+            inflight=s.inflight,
+            inflight_high=s.inflight + z * sqrt(s.inflight_var + s.inflight_common**2),
+            kv_tokens=s.kv,
+            kv_high_tokens=s.kv + z * sqrt(s.kv_var + s.kv_common**2),
+        )
+        for t, s in zip(times_s, sums, strict=True)
+    ]
+
+
+def owed_tokens(loads: Sequence[ClassLoad]) -> tuple[float, float]:
+    """Return the tokens that requests in the system are expected to make yet, and the part that waits."""
+    running = sum(count * load.curve.remaining(made) for load in loads for made, count, _ in load.running)
+    queued = sum(load.waiting * load.curve.mean for load in loads)
+    return running + queued, queued
+
+
+def owed_forecast(loads: Sequence[ClassLoad], after_s: float, tpot_s: float, z: float) -> tuple[float, float]:
+    """Return the tokens owed `after_s` from now, mean and high quantile; every waiting request starts at once."""
+    p = after_s / tpot_s
+    mean = variance = common = 0.0
+    for load in loads:
+        curve = load.curve
+        groups = [*((made, count) for made, count, _ in load.running), (0.0, load.waiting)]
+        for made, count in groups:
+            if count <= 0.0 or made + p >= curve.limit:
+                continue
+            start, start_doubt = curve.to_end(made)
+            end, end_doubt = curve.to_end(made + p)
+            s = exp(start - end)
+            remaining, square = curve.remaining(made + p), curve.remaining_squared(made + p)
+            mean += count * s * remaining
+            variance += count * (s * square - (s * remaining) ** 2)
+            # Beyond the moment looked at, the curve's own doubt makes the remaining tokens uncertain too.
+            ahead = curve.to_end(min(made + p + remaining, curve.limit))[1] - end_doubt
+            common += count * s * remaining * sqrt(max(0.0, end_doubt - start_doubt) + max(0.0, ahead) + DRIFT**2)
+        if load.rate.per_s > 0.0 and p > 0.0:
+            owed, squares = _owed_by_coming(curve, p, tpot_s)
+            mean += load.rate.per_s * owed
+            variance += load.rate.per_s * squares * load.rate.fano
+            common += sqrt(load.rate.variance + (DRIFT * load.rate.per_s) ** 2) * owed
+    return mean, mean + z * sqrt(variance + common**2)
+
+
+def _owed_by_coming(curve: Curve, p: float, tpot_s: float) -> tuple[float, float]:
+    """Return the integrals of S R and of S E[remaining^2] over 0..p tokens, in seconds: Simpson on 16 intervals."""
+    owed = squares = 0.0
+    steps = 16
+    for i in range(steps + 1):
+        g = p * i / steps
+        _, area, moment = curve.at(g)
+        weight = 1.0 if i in (0, steps) else 4.0 if i % 2 else 2.0
+        owed += weight * (curve.mean - area)
+        squares += weight * 2.0 * max(0.0, (curve.mean_moment - moment) - g * (curve.mean - area))
+    scale = p / steps / 3.0 * tpot_s
+    return owed * scale, squares * scale
