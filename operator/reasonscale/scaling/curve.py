@@ -8,6 +8,7 @@ mean remaining tokens R(g) of a request that has made g.
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ from reasonscale.api.constants import TOKEN_BINS
 # Lengths beyond this are cut: twice the last edge, above every context length in use.
 LONGEST_TOKENS = 131_072
 EDGES: tuple[float, ...] = (*(float(edge) for edge in TOKEN_BINS), float(LONGEST_TOKENS))
-WIDTHS: tuple[float, ...] = tuple(b - a for a, b in zip(EDGES, EDGES[1:], strict=False))
-MIDDLES: tuple[float, ...] = tuple((a + b) / 2 for a, b in zip(EDGES, EDGES[1:], strict=False))
+WIDTHS: tuple[float, ...] = tuple(b - a for a, b in itertools.pairwise(EDGES))
+MIDDLES: tuple[float, ...] = tuple((a + b) / 2 for a, b in itertools.pairwise(EDGES))
 
 
 def _phi(rate: float, u: float) -> tuple[float, float, float]:
@@ -84,7 +85,7 @@ class Curve:
 
 
 def curve_from(hazards: Sequence[float], doubts: Sequence[float], limit: float) -> Curve:
-    """Return the curve with cumulative hazard `hazards[j]` over bin j, of variance `doubts[j]`, cut at `limit` tokens."""
+    """Return the curve with cumulative hazard `hazards[j]` over bin j, variance `doubts[j]`, cut at `limit` tokens."""
     limit = min(max(limit, 1.0), float(LONGEST_TOKENS))
     rates, total, survival, areas, moments, doubt = [], [0.0], [1.0], [0.0], [0.0], [0.0]
     mean = mean_moment = -1.0

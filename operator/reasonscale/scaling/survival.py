@@ -7,6 +7,7 @@ reached instead would be wrong whenever load changes, since a request reaches a 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -96,7 +97,7 @@ def prior_hazards(mean_tokens: float) -> tuple[float, ...]:
     tail = [1.0 if edge <= 0 else 0.5 * erfc((log(edge) - mu) / (PRIOR_SIGMA * sqrt(2.0))) for edge in EDGES]
     # Deep in the tail the numbers run out; 5 over a bin (99 % end in it) is as good as certain.
     return tuple(min(5.0, log(a / b)) if b > 1e-300 and a > b else (5.0 if b <= 1e-300 else 1e-9)
-                 for a, b in zip(tail, tail[1:], strict=False))  # fmt: skip
+                 for a, b in itertools.pairwise(tail))  # fmt: skip
 
 
 def ratios(

@@ -1,0 +1,127 @@
+"""Builds the Serve application's config: what the dashboard API and a RayService take. Pure; no Ray is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from reasonscale.api.resolve import Resolved
+from reasonscale.serving.settings import settings_of
+
+IMPORT_PATH: Final = "reasonscale.serving.app:build"
+INGRESS: Final = "Ingress"
+# What every process with an engine or an ingress is told.
+COMMON_ENV: Final[Mapping[str, str]] = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Serve LLM answers 408 after 600 s otherwise, in the middle of a long chain. A day.
+    "RAY_SERVE_LLM_ROUTER_HTTP_TIMEOUT": "86400",
+    "RAYLLM_ENABLE_REQUEST_PROMPT_LOGS": "0",
+}
+LOCAL_ENV: Final[Mapping[str, str]] = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # else every replica binds to core 0
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def deployment_name(resolved: Resolved) -> str:
+    """Return the name of the deployment whose replicas hold the engines."""
+    return "LLMServer:" + resolved.served_name.replace("/", "--").replace(".", "_")
+
+
+def app_name(models: Sequence[Resolved]) -> str:
+    """Return the application's name: the model's, or that of all that share one Ray."""
+    return models[0].name if len(models) == 1 else "reasonscale"
+
+
+def engine_kwargs(resolved: Resolved) -> dict[str, Any]:
+    """Return vLLM's arguments: the typed fields and the resource's own."""
+    out: dict[str, Any] = dict(resolved.engine_args)
+    out["max_model_len"] = resolved.max_model_len
+    out["max_num_seqs"] = resolved.max_num_seqs
+    out["max_num_batched_tokens"] = resolved.max_num_batched_tokens
+    if resolved.reasoning.parser is not None:
+        out["reasoning_parser"] = resolved.reasoning.parser
+    if resolved.revision:
+        out["revision"] = resolved.revision
+    if resolved.tensor > 1:
+        out["tensor_parallel_size"] = resolved.tensor
+    if resolved.pipeline > 1:
+        out["pipeline_parallel_size"] = resolved.pipeline
+    if resolved.data > 1:
+        out["data_parallel_size"] = resolved.data
+    if resolved.expert > 1:
+        out["enable_expert_parallel"] = True
+    return out
+
+
+def model_args(resolved: Resolved, *, local: bool, env: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the app builder is given of one model."""
+    return {
+        "model_id": resolved.served_name,
+        "model_source": resolved.model_source,
+        "deployment": deployment_name(resolved),
+        "engine_kwargs": engine_kwargs(resolved),
+        "gpus": 0 if local else resolved.gpus_per_replica,
+        "env": {**COMMON_ENV, **(LOCAL_ENV if local else {}), **env},
+    }
+
+
+def serve_app(
+    models: Sequence[Resolved], replicas: Mapping[str, int], *, local: bool, env: Mapping[str, str] | None = None,
+    ingress_env: Mapping[str, str] | None = None, ingress_replicas: int = 1,
+) -> dict[str, Any]:  # fmt: skip
+    """Return one application of Serve's config.
+
+    `replicas` maps a resource's name to its number. Only `num_replicas` and `user_config` below change in place;
+    everything under `args` and `runtime_env` restarts the application's engines.
+    """
+    env = dict(env or {})
+    deployments: list[dict[str, Any]] = [
+        {
+            "name": deployment_name(m),
+            "num_replicas": replicas[m.name],
+            "user_config": settings_of(m).to_json(),
+            # A drain ends by itself with its last request, so that a long cap costs nothing.
+            "graceful_shutdown_timeout_s": m.drain_s,
+            "graceful_shutdown_wait_loop_s": 1.0,
+            # A loaded machine answers late; an engine killed for it would lose every chain it holds.
+            "health_check_period_s": 10.0,
+            "health_check_timeout_s": 120.0,
+        }
+        for m in models
+    ]
+    deployments.append(
+        {
+            "name": INGRESS,
+            "num_replicas": ingress_replicas,
+            "user_config": {"models": {m.served_name: settings_of(m).to_json() for m in models}},
+            "graceful_shutdown_timeout_s": max(m.drain_s for m in models),
+            "health_check_timeout_s": 120.0,
+        }
+    )
+    return {
+        "name": app_name(models),
+        "route_prefix": "/",
+        "import_path": IMPORT_PATH,
+        "runtime_env": {"env_vars": {**COMMON_ENV, **env}},
+        "args": {
+            "models": [model_args(m, local=local, env=env) for m in models],
+            "ingress": {"env": {**COMMON_ENV, **(ingress_env or {})}, "num_cpus": 0.1},
+        },
+        "deployments": deployments,
+    }
+
+
+def serve_config(app: Mapping[str, Any], *, host: str, port: int) -> dict[str, Any]:
+    """Return the whole config that Serve's dashboard API takes."""
+    return {
+        "proxy_location": "HeadOnly",
+        "http_options": {"host": host, "port": port, "keep_alive_timeout_s": 90},
+        "applications": [dict(app)],
+    }

@@ -1,0 +1,116 @@
+"""Writes a replica's ledger to Ray's metrics once a second. Runs under Ray.
+
+Every gauge is written each time, changed or not: Ray forgets one that is silent for about 20 s. Only bins that a class
+has touched are written, and no more series than `MAX_SERIES_PER_REPLICA`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.util.metrics import Counter, Gauge
+
+from reasonscale.api import constants as c
+from reasonscale.serving.ledger import Ledger
+from reasonscale.serving.steps import StepSums
+
+_MODEL, _CLS, _BIN, _PHASE = c.LABEL_METRIC_MODEL, c.LABEL_METRIC_CLASS, c.LABEL_METRIC_BIN, c.LABEL_METRIC_PHASE
+
+
+class Exporter:
+    """Turns totals into increments of Ray's counters, and what is now into gauges."""
+
+    def __init__(self, model: str) -> None:
+        self._model = {_MODEL: model}
+        self._gauges: dict[str, Gauge] = {}
+        self._counters: dict[str, Counter] = {}
+        self._written: dict[tuple[str, tuple[str, ...]], float] = {}
+        self._series: set[tuple[str, tuple[str, ...]]] = set()
+
+    def _room(self, name: str, tags: dict[str, str]) -> bool:
+        key = (name, tuple(tags.values()))
+        if key in self._series:
+            return True
+        if len(self._series) >= c.MAX_SERIES_PER_REPLICA:
+            return False
+        self._series.add(key)
+        return True
+
+    def _gauge(self, name: str, value: float, **tags: str) -> None:
+        if self._room(name, tags):
+            if name not in self._gauges:
+                self._gauges[name] = Gauge(name, description=name, tag_keys=(_MODEL, *tags))
+            self._gauges[name].set(value, tags=self._model | tags)
+
+    def _count(self, name: str, total: float, **tags: str) -> None:
+        if not self._room(name, tags):
+            return
+        if name not in self._counters:
+            self._counters[name] = Counter(name, description=name, tag_keys=(_MODEL, *tags))
+        key = (name, tuple(tags.values()))
+        before = self._written.get(key, 0.0)
+        if total > before:
+            self._counters[name].inc(total - before, tags=self._model | tags)
+            self._written[key] = total
+
+    def _was(self, name: str, *tags: str) -> bool:
+        return (name, tags) in self._series
+
+    def write(self, ledger: Ledger, sums: StepSums, capacity_tokens: float, now: float) -> None:
+        """Write everything once."""
+        for cls, current in ledger.now().items():
+            totals = ledger.totals[cls]
+            tags = {_CLS: cls}
+            self._gauge(c.M_WAITING, current.waiting, **tags)
+            self._gauge(c.M_WAITING_PROMPT, current.waiting_prompt_tokens, **tags)
+            for j, edge in enumerate(c.TOKEN_BINS):
+                label = str(edge)
+                for phase, counts in ((c.PHASE_REASONING, current.reasoning), (c.PHASE_ANSWERING, current.answering)):
+                    if counts[j] or self._was(c.M_INFLIGHT, cls, phase, label):
+                        self._gauge(c.M_INFLIGHT, counts[j], **tags, **{_PHASE: phase, _BIN: label})
+                if current.inflight_prompt_tokens[j] or self._was(c.M_INFLIGHT_PROMPT, cls, label):
+                    self._gauge(c.M_INFLIGHT_PROMPT, current.inflight_prompt_tokens[j], **tags, **{_BIN: label})
+                if totals.reached[j]:
+                    self._count(c.M_REACHED, totals.reached[j], **tags, **{_BIN: label})
+                if totals.ended[j]:
+                    self._count(c.M_ENDED, totals.ended[j], **tags, **{_BIN: label})
+            self._count(c.M_ARRIVALS, totals.arrivals, **tags)
+            self._count(c.M_PROMPT_TOKENS, totals.prompt_tokens, **tags)
+            self._count(c.M_REASONING_TOKENS, totals.reasoning_tokens, **tags)
+            self._count(c.M_ANSWER_TOKENS, totals.answer_tokens, **tags)
+            self._count(c.M_BUDGET_EXHAUSTED, totals.budget_exhausted, **tags)
+        self._gauge(c.M_KV_CAPACITY, capacity_tokens)
+        self._gauge(c.M_KV_USED, sums.kv_usage * capacity_tokens)
+        self._count(c.M_PREEMPTIONS, sums.preemptions)
+        self._count(c.M_STEPS, sums.steps)
+        self._count(c.M_STEP_SECONDS, sums.seconds)
+        self._count(c.M_STEP_BATCH, sums.batch)
+        self._count(c.M_STEP_KV, sums.kv_tokens)
+        self._count(c.M_STEP_PREFILL, sums.prefill_tokens)
+        self._gauge(c.M_LEDGER_TIME, now)  # last: who reads it fresh reads the rest fresh
+
+
+def describe(ledger: Ledger, sums: StepSums, capacity_tokens: float) -> dict[str, Any]:
+    """Return the ledger as plain values, for tests and for a look inside."""
+    return {
+        "rows": {
+            rid: {
+                "cls": row.cls, "prompt_tokens": row.prompt_tokens, "generated": row.generated,
+                "reasoning_tokens": row.reasoning_tokens, "phase": _phase(row.generated, row.answering),
+            }
+            for rid, row in ledger.rows.items()
+        },
+        "totals": {
+            cls: {
+                "reached": list(t.reached), "ended": list(t.ended), "arrivals": t.arrivals, "prompt_tokens": t.prompt_tokens,
+                "reasoning_tokens": t.reasoning_tokens, "answer_tokens": t.answer_tokens, "budget_exhausted": t.budget_exhausted,
+            }
+            for cls, t in ledger.totals.items()
+        },
+        "waiting": ledger.waiting, "kv_capacity_tokens": capacity_tokens, "kv_used_tokens": sums.kv_usage * capacity_tokens,
+        "preemptions": sums.preemptions, "steps": sums.steps, "step_seconds": sums.seconds,
+    }  # fmt: skip
+
+
+def _phase(generated: int, answering: bool) -> str:
+    return "waiting" if generated == 0 else c.PHASE_ANSWERING if answering else c.PHASE_REASONING
