@@ -19,7 +19,9 @@ COMMON_ENV: Final[Mapping[str, str]] = {
     "RAY_SERVE_LLM_ROUTER_HTTP_TIMEOUT": "86400",
     "RAYLLM_ENABLE_REQUEST_PROMPT_LOGS": "0",
 }
+LOOPBACK_ENV: Final[Mapping[str, str]] = {"REASONSCALE_LOOPBACK": "1"}
 LOCAL_ENV: Final[Mapping[str, str]] = {
+    **LOOPBACK_ENV,
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # else every replica binds to core 0
     "OMP_NUM_THREADS": "1",
@@ -112,7 +114,7 @@ def serve_app(
         "runtime_env": {"env_vars": {**COMMON_ENV, **env}},
         "args": {
             "models": [model_args(m, local=local, env=env) for m in models],
-            "ingress": {"env": {**COMMON_ENV, **(ingress_env or {})}, "num_cpus": 0.1},
+            "ingress": {"env": {**COMMON_ENV, **(LOOPBACK_ENV if local else {}), **(ingress_env or {})}, "num_cpus": 0.1},
         },
         "deployments": deployments,
     }

@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from reasonscale.api import constants as c
-from reasonscale.serving import events
+from reasonscale.serving import events, loopback
 from reasonscale.serving.access_log import AccessLog, Entry
 from reasonscale.serving.budget import Applied, BadRequest, apply, class_of, max_output
 from reasonscale.serving.errors import error_body
@@ -30,6 +30,7 @@ _GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _SECONDS = [0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300, 600, 1800]
 _TPOT = [0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1]
 MAX_PROMPTS = 64
+loopback.apply()
 
 
 class Ingress:
@@ -113,7 +114,7 @@ class Ingress:
         given = request.headers.get(c.HEADER_REQUEST_ID, "")
         rid = given if _GOOD_ID.fullmatch(given) else uuid.uuid4().hex
         entry = Entry(time=round(time.time(), 3), id=rid, endpoint="chat" if chat else "completions")
-        headers = {c.HEADER_REQUEST_ID: rid}
+        headers: dict[str, str] = {}  # Serve's proxy answers with x-request-id by itself: the client's, or one it made
         try:
             body = await self._body(request)
             settings = self._model(body)

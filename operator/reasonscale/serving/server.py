@@ -10,11 +10,13 @@ from typing import Any
 from ray.llm._internal.serve.core.server import llm_server
 from ray.llm._internal.serve.core.server.llm_server import LLMServer
 
+from reasonscale.serving import loopback
 from reasonscale.serving.engine import ReasonEngine
 from reasonscale.serving.export import Exporter, describe
 from reasonscale.serving.settings import ModelSettings
 
 log = logging.getLogger("ray.serve")
+loopback.apply()
 
 
 class ReasonServer(LLMServer):  # type: ignore[misc]

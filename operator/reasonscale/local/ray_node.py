@@ -1,0 +1,121 @@
+"""Starts a Ray of our own on this machine, on loopback alone, and stops it again."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Read by Ray when it is imported, so set before.
+RAY_ENV: Mapping[str, str] = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray then binds to 127.0.0.1 instead of to all interfaces
+    "RAY_SERVE_ENABLE_HA_PROXY": "0",
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DISABLE_IMPORT_WARNING": "1",
+    "RAY_metrics_report_interval_ms": "1000",
+    "RAY_SERVE_LLM_ROUTER_HTTP_TIMEOUT": "86400",
+    "RAY_kill_idle_workers_interval_ms": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def port_taken(host: str, port: int) -> bool:
+    """Tell whether somebody listens there already."""
+    with socket.socket() as s:
+        s.settimeout(1)
+        return s.connect_ex(("127.0.0.1" if host in ("0.0.0.0", "::") else host, port)) == 0
+
+
+@dataclass(slots=True)
+class RayNode:
+    """A Ray that runs here. `owned`: we started it, and stop it."""
+
+    dashboard_url: str
+    metrics_urls: tuple[str, ...]
+    token: str | None
+    owned: bool
+    session_dir: str
+
+    def stop(self) -> None:
+        """Stop Serve and Ray if they are ours; else only let go."""
+        import ray
+        from ray import serve
+
+        if self.owned:
+            try:
+                serve.shutdown()
+            except Exception:  # Ray may be gone already; what is left goes with shutdown below
+                pass
+        ray.shutdown()
+
+
+def _token() -> str | None:
+    """Return the token that Ray's dashboard wants, where it wants one."""
+    text = os.environ.get("RAY_AUTH_TOKEN")
+    if text:
+        return text
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
+    try:
+        return path.read_text().strip() or None
+    except OSError:
+        return None
+
+
+def start_ray(*, num_cpus: int = 16, temp_dir: str | None = None) -> RayNode:
+    """Start Ray on 127.0.0.1 with its dashboard and one metrics endpoint.
+
+    `num_cpus` is logical: replicas of a small model ask for half a CPU each.
+    """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # every engine would compile its imports again
+    for name, value in RAY_ENV.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    metrics_port = free_port()
+    context: Any = ray.init(
+        address="local",
+        num_cpus=num_cpus,
+        include_dashboard=True,
+        dashboard_host="127.0.0.1",
+        dashboard_port=free_port(),
+        _node_ip_address="127.0.0.1",
+        _metrics_export_port=metrics_port,
+        object_store_memory=150_000_000,
+        configure_logging=False,
+        log_to_driver=False,
+        _temp_dir=temp_dir or tempfile.gettempdir() + "/ray",
+        _system_config={"metrics_report_interval_ms": 1000},
+    )
+    info = context.address_info
+    return RayNode(
+        dashboard_url=f"http://{info['webui_url']}", metrics_urls=(f"http://127.0.0.1:{metrics_port}/metrics",),
+        token=_token(), owned=True, session_dir=info["session_dir"],
+    )  # fmt: skip
+
+
+def attach_ray(address: str) -> RayNode:
+    """Attach to a Ray that runs already; nothing of it is stopped later. ConnectionError where there is none."""
+    for name, value in RAY_ENV.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    context: Any = ray.init(address=address, configure_logging=False, log_to_driver=False)
+    info = context.address_info
+    urls = tuple(
+        f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics" for node in ray.nodes() if node.get("Alive")
+    )
+    return RayNode(f"http://{info['webui_url']}", urls, _token(), owned=False, session_dir=info.get("session_dir", ""))
