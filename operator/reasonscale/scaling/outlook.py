@@ -1,0 +1,174 @@
+"""What an observation means: the load now, at the horizon and beyond, and the replicas that it needs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+from reasonscale.scaling.arrivals import rate_of
+from reasonscale.scaling.capacity import Capacity, capacity_of, fit, token_time
+from reasonscale.scaling.curve import LONGEST_TOKENS, MIDDLES, Curve
+from reasonscale.scaling.forecast import ClassLoad, Point, forecast, owed_tokens
+from reasonscale.scaling.state import State, start_time_s
+from reasonscale.scaling.survival import curve_of, evidence, prior_hazards, ratios
+from reasonscale.scaling.types import ClassCounts, Numbers, Observation, Policy
+
+MEAN_PRIOR_TOKENS = 1000.0
+LONGEST_DRAIN_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """Replicas needed, unrounded, and the numbers behind them."""
+
+    numbers: Numbers
+    need: float  # at the horizon
+    need_throughout: float  # the most from now to the end of a drain and a start: what may not be given up
+    drain_s: float  # until the present queue is gone with the ready replicas; 0 where nobody waits for a seat
+    ttft_allowed_s: float
+    queue_over_objective: bool
+    excess: float  # requests waiting for a seat
+
+
+def curves_of(state: State, policy: Policy) -> dict[str, Curve]:
+    """Return the length curve of each class that the state knows."""
+    fallback = (
+        sum(policy.length_prior.values()) / len(policy.length_prior) if policy.length_prior else MEAN_PRIOR_TOKENS
+    )
+    found = {name: evidence(memory.lengths) for name, memory in state.classes.items()}
+    priors = {name: prior_hazards(policy.length_prior.get(name, fallback)) for name in found}
+    ratio = ratios(found, priors)
+    limits = policy.length_limit
+    return {
+        name: curve_of(found[name], priors[name], ratio, limits.get(name, LONGEST_TOKENS)) for name in sorted(found)
+    }
+
+
+def loads_of(seen: Observation, state: State, policy: Policy) -> list[ClassLoad]:
+    """Return each class's load; `state` has learnt `seen`."""
+    curves = curves_of(state, policy)
+    nothing = ClassCounts()
+    loads = []
+    for name, curve in curves.items():
+        counts = seen.classes.get(name, nothing)
+        running = []
+        for j, (r, a) in enumerate(zip(counts.reasoning, counts.answering, strict=True)):
+            if r + a > 0.0:
+                made = (
+                    min(MIDDLES[j], 0.5 * (MIDDLES[j] + curve.limit)) if MIDDLES[j] < curve.limit else curve.limit - 1.0
+                )
+                running.append((made, r + a, counts.inflight_prompt_tokens[j] / (r + a)))
+        rate = rate_of(state.classes[name].arrivals)
+        loads.append(ClassLoad(curve, running, counts.waiting, counts.waiting_prompt_tokens, rate))
+    return loads
+
+
+def _seats_free(seen: Observation, capacity: Capacity, waiting: float, waiting_prompt: float, kv_now: float) -> float:
+    """Return the requests that can start now, by seats and by KV cache."""
+    running = sum(sum(c.reasoning) + sum(c.answering) for c in seen.classes.values())
+    free = max(0.0, seen.fleet.ready * capacity.seats - running)
+    if capacity.kv_tokens and waiting > 0.0:
+        room = max(0.0, seen.fleet.ready * capacity.kv_tokens - kv_now)
+        free = min(free, room / max(16.0, waiting_prompt / waiting))
+    return free
+
+
+def _queue_drain_s(
+    loads: Sequence[ClassLoad], excess: float, prompt_tokens: float, capacity: Capacity, ready: int, tpot_s: float
+) -> float:
+    """Return how long the present queue takes to start: seats come free as requests end, prompts take their time."""
+    prefill = prompt_tokens * capacity.step.d / max(ready, 1)
+    if excess <= 0.0:
+        return prefill
+    running = sum(count for load in loads for _, count, _ in load.running)
+    left = sum(count * load.curve.remaining(made) for load in loads for made, count, _ in load.running)
+    if running <= 0.0 or left <= 0.0:
+        return float("inf") if ready == 0 else prefill + excess / (ready * capacity.seats) * tpot_s
+    return prefill + excess * (left / running) * tpot_s / running
+
+
+def _kv_full_in_s(points: Sequence[Point], room: float | None) -> float | None:
+    """Return when the mean forecast of KV tokens meets `room`; None where it does not within the forecast."""
+    if not room:
+        return None
+    for before, after in itertools.pairwise(points):
+        if before.kv_tokens >= room:
+            return before.after_s
+        if after.kv_tokens >= room:
+            share = (room - before.kv_tokens) / (after.kv_tokens - before.kv_tokens)
+            return before.after_s + share * (after.after_s - before.after_s)
+    return None
+
+
+def look(seen: Observation, policy: Policy, state: State) -> Outlook:
+    """Return the outlook of a fresh observation, which `state` has already learnt."""
+    step = fit(state.steps, policy)
+    capacity = capacity_of(step, policy, seen.replicas)
+    tpot_s = token_time(state.steps, step, policy)
+    start_s = start_time_s(state, policy)
+    horizon = start_s + policy.tick_s
+    loads = loads_of(seen, state, policy)
+    owed, queued = owed_tokens(loads)
+    running = sum(count for load in loads for _, count, _ in load.running)
+    waiting = sum(load.waiting for load in loads) + seen.held_requests
+    waiting_prompt = sum(load.waiting_prompt_tokens for load in loads)
+    in_system = sum(count * (made + prompt) for load in loads for made, count, prompt in load.running) + waiting_prompt
+    kv_now = max(in_system - waiting_prompt, sum(r.kv_used_tokens for r in seen.replicas))
+    free = _seats_free(seen, capacity, waiting, waiting_prompt, kv_now)
+    excess = max(0.0, waiting - free)
+    seated = min(1.0, free / waiting) if waiting > 0.0 else 1.0
+
+    mean_left = owed / (running + waiting) if running + waiting > 0.0 else 0.0
+    far = horizon + min(LONGEST_DRAIN_S, mean_left * tpot_s)
+    times = sorted({0.0, 0.5 * horizon, horizon, 1.5 * horizon, 2.0 * horizon, far})
+    z = NormalDist().inv_cdf(min(0.999, max(0.5, policy.objectives.attainment)))
+    points = forecast(loads, times, tpot_s, z, seated)
+    at = points[times.index(horizon)]
+    rate = sum(load.rate.per_s for load in loads)
+    prefill_share = sum(load.rate.per_s * (load.rate.prompt_tokens or 0.0) for load in loads) * step.d
+
+    def need_at(point: Point) -> float:
+        return max(
+            capacity.concurrency_need(point.inflight_high, point.kv_high_tokens, prefill_share),
+            capacity.kv_need(point.kv_high_tokens),
+        )
+
+    # A queue in excess of the seats needs seats and KV for all who are here now, and its prompts computed in time.
+    allowed = policy.objectives.ttft_s
+    if waiting > 0.0:
+        allowed += policy.objectives.ttft_per_prompt_token_s * waiting_prompt / waiting
+    drain_s = _queue_drain_s(loads, excess, waiting_prompt, capacity, seen.fleet.ready, tpot_s)
+    over = waiting > 0.0 and drain_s > allowed
+    need_queue = 0.0
+    if over:
+        need_queue = max(
+            (running + waiting) / capacity.seats, capacity.kv_need(in_system), waiting_prompt * step.d / allowed
+        )
+    numbers = Numbers(
+        owed_tokens=owed,
+        queued_tokens=queued,
+        inflight_now=running,
+        inflight_at_horizon=at.inflight_high,
+        kv_now_tokens=kv_now,
+        kv_at_horizon_tokens=at.kv_high_tokens,
+        kv_full_in_s=_kv_full_in_s(points, (capacity.kv_tokens or 0.0) * seen.fleet.ready),
+        horizon_s=horizon,
+        arrival_rate=rate,
+        need_concurrency=capacity.concurrency_need(at.inflight_high, at.kv_high_tokens, prefill_share),
+        need_kv=capacity.kv_need(at.kv_high_tokens),
+        need_prefill=capacity.prefill_need(prefill_share),
+        need_queue=need_queue,
+        waiting=waiting,
+        preemption_rate=state.preemptions_per_s,
+    )
+    return Outlook(
+        numbers=numbers,
+        need=need_at(at),
+        need_throughout=max(need_at(point) for point in points if point.after_s <= far),
+        drain_s=drain_s,
+        ttft_allowed_s=allowed,
+        queue_over_objective=over,
+        excess=excess,
+    )

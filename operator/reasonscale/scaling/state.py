@@ -1,0 +1,116 @@
+"""What a decision remembers from the ones before, and how one observation is learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from math import ceil
+
+from reasonscale.scaling.arrivals import Arrivals, add
+from reasonscale.scaling.capacity import Steps, observe
+from reasonscale.scaling.survival import Lengths, remember
+from reasonscale.scaling.types import Fleet, Observation, Policy
+
+MOST_STARTS = 20
+PREEMPTION_HALF_LIFE_S = 15.0
+TRAFFIC_HALF_LIFE_S = 30.0
+FORGET_CLASS_S = 6 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class ClassMemory:
+    lengths: Lengths = field(default_factory=Lengths)
+    arrivals: Arrivals = field(default_factory=Arrivals)
+    unseen_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rise:
+    """The moment at which more replicas were ready than before, and what they had to do then."""
+
+    time: float
+    ready: int  # after it
+    owed_tokens: float
+    tokens_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Everything that lasts from one decision to the next. A value: `decide` returns a new one."""
+
+    time: float | None = None  # of the last fresh observation
+    classes: Mapping[str, ClassMemory] = field(default_factory=dict)
+    steps: Steps = field(default_factory=Steps)
+    starts_s: tuple[float, ...] = ()  # measured times from order to ready, newest last
+    fleet: Fleet | None = None
+    fleet_time: float = 0.0
+    preemptions_per_s: float = 0.0
+    preempting_ticks: int = 0  # in a row
+    tokens_per_s: float = 0.0
+    last_need: float = 0.0
+    calm_since: float | None = None
+    last_down: float | None = None
+    rises: tuple[Rise, ...] = ()
+    stuck_since: float | None = None  # more replicas have not helped
+
+    @staticmethod
+    def new() -> State:
+        """Return the state of a loop that has seen nothing."""
+        return State()
+
+    def with_start(self, seconds: float) -> State:
+        """Return the state with one more measured time from order to ready."""
+        return replace(self, starts_s=(*self.starts_s, seconds)[-MOST_STARTS:])
+
+
+def start_time_s(state: State, policy: Policy) -> float:
+    """Return how long a replica takes from order to ready: the p90 of those measured, until then the prior."""
+    if not state.starts_s:
+        return policy.start_prior_s
+    ordered = sorted(state.starts_s)
+    return ordered[ceil(0.9 * len(ordered)) - 1]
+
+
+def learn_fleet(state: State, fleet: Fleet, now: float) -> State:
+    """Return the state with the starts that ended since the last look: the oldest are taken to be ready."""
+    before, starts = state.fleet, state.starts_s
+    if before is not None and fleet.ready > before.ready and before.starting_s:
+        dt = max(0.0, now - state.fleet_time)
+        # Those that were starting before are older than the time that has passed; the others are new orders.
+        still = sum(1 for age in fleet.starting_s if age >= dt)
+        done = min(fleet.ready - before.ready, len(before.starting_s) - still)
+        starts = (*starts, *(age + dt for age in sorted(before.starting_s, reverse=True)[: max(0, done)]))[
+            -MOST_STARTS:
+        ]
+    return replace(state, fleet=fleet, fleet_time=now, starts_s=starts)
+
+
+def learn(state: State, seen: Observation, policy: Policy) -> State:
+    """Return the state after a fresh observation. Targets, calm and rises are for `decide` to keep."""
+    dt = max(0.0, seen.time - state.time) if state.time is not None else seen.window_s
+    classes: dict[str, ClassMemory] = {}
+    for name in sorted({*state.classes, *seen.classes}):
+        memory, counts = state.classes.get(name, ClassMemory()), seen.classes.get(name)
+        unseen = memory.unseen_s + dt if counts is None else 0.0
+        if unseen > FORGET_CLASS_S:
+            continue
+        classes[name] = ClassMemory(
+            lengths=remember(memory.lengths, counts, dt),
+            arrivals=add(
+                memory.arrivals, counts.arrivals if counts else 0.0, counts.prompt_tokens if counts else 0.0, dt
+            ),
+            unseen_s=unseen,
+        )
+    preempted = sum(r.preemptions for r in seen.replicas)
+    made = sum(c.reasoning_tokens + c.answer_tokens for c in seen.classes.values())
+    window = max(seen.window_s, 1e-3)
+    old_p, old_t = 0.5 ** (dt / PREEMPTION_HALF_LIFE_S), 0.5 ** (dt / TRAFFIC_HALF_LIFE_S)
+    return replace(
+        state,
+        time=seen.time,
+        classes=classes,
+        steps=observe(state.steps, seen.replicas, policy.step_time, dt),
+        preemptions_per_s=old_p * state.preemptions_per_s + (1.0 - old_p) * preempted / window,
+        preempting_ticks=state.preempting_ticks + 1 if preempted > 0 else 0,
+        tokens_per_s=old_t * state.tokens_per_s + (1.0 - old_t) * made / window,
+    )

@@ -1,0 +1,59 @@
+"""A decision in words: sentences whose numbers are the decision's own."""
+
+from __future__ import annotations
+
+from reasonscale.api import constants as c
+from reasonscale.scaling.types import Numbers
+
+
+def count(tokens: float) -> str:
+    """Return a number of tokens as a person would say it: 873, 14.2k, 1.9M."""
+    if tokens < 999.5:
+        return f"{tokens:.0f}"
+    if tokens < 999_950:
+        return f"{tokens / 1e3:.1f}k"
+    if tokens < 999_950_000:
+        return f"{tokens / 1e6:.1f}M"
+    return f"{tokens / 1e9:.1f}G"
+
+
+def seconds(value: float) -> str:
+    """Return a duration: 0.4 s, 41 s, 12 min."""
+    if value < 9.95:
+        return f"{value:.1f} s"
+    return f"{value:.0f} s" if value < 600 else f"{value / 60:.0f} min"
+
+
+def _kv(n: Numbers) -> str:
+    if n.kv_full_in_s is not None:
+        return "KV full now" if n.kv_full_in_s <= 0.0 else f"KV full in {seconds(n.kv_full_in_s)}"
+    return f"KV up to {count(n.kv_at_horizon_tokens)} tokens in {seconds(n.horizon_s)}"
+
+
+def why_up(reason: str, n: Numbers, start_s: float, drain_s: float, allowed_s: float) -> str:
+    """Return why more replicas are asked for."""
+    owed = f"{count(n.owed_tokens)} tokens owed"
+    takes = f"a replica takes {seconds(start_s)}"
+    if reason == c.REASON_KV:
+        return f"{owed}, {_kv(n)}, {takes}"
+    if reason == c.REASON_QUEUE:
+        when = "does not drain" if drain_s == float("inf") else f"would take {seconds(drain_s)} to start"
+        return f"{n.waiting:.0f} waiting, the queue {when} against {seconds(allowed_s)} allowed, {owed}"
+    if reason == c.REASON_PREEMPTION:
+        return f"{n.preemption_rate:.2f} preemptions/s, {owed}, {takes}"
+    if reason == c.REASON_PREFILL:
+        return f"prompts of {n.arrival_rate:.2f} requests/s need {n.need_prefill:.1f} replicas, {owed}, {takes}"
+    return (
+        f"{owed}, {n.inflight_now:.0f} in flight now and up to {n.inflight_at_horizon:.0f} in "
+        f"{seconds(n.horizon_s)} need {n.need_concurrency:.1f} replicas, {takes}"
+    )
+
+
+def why_down(n: Numbers, need: float, calm_s: float) -> str:
+    """Return why fewer replicas are enough."""
+    return f"{count(n.owed_tokens)} tokens owed, {need:.1f} replicas enough for {seconds(calm_s)} past"
+
+
+def why_hold(n: Numbers, need: float) -> str:
+    """Return the state of things where nothing changes."""
+    return f"{count(n.owed_tokens)} tokens owed, {n.inflight_now:.0f} in flight, {need:.1f} replicas needed"
