@@ -1,0 +1,74 @@
+"""Decisions as Prometheus metrics of our own process: a listener of the autoscaler."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
+
+from reasonscale.autoscaler import Record
+from reasonscale.scaling.types import Freshness, Numbers
+
+_HELP = {
+    "owed_tokens": "Tokens that running and waiting requests are expected to make yet",
+    "queued_tokens": "Of these, the tokens of waiting requests",
+    "inflight_now": "Requests running",
+    "inflight_at_horizon": "Requests running when a replica ordered now would be ready, high quantile",
+    "kv_now_tokens": "Tokens in the KV caches",
+    "kv_at_horizon_tokens": "Tokens in the KV caches at the horizon, high quantile",
+    "kv_full_in_s": "Seconds until the KV caches are full; NaN: not within the forecast",
+    "horizon_s": "Seconds from a decision to a ready replica",
+    "arrival_rate": "Requests per second",
+    "need_concurrency": "Replicas that decoding at the horizon needs",
+    "need_kv": "Replicas that the KV cache at the horizon needs",
+    "need_prefill": "Replicas that prefill alone needs",
+    "need_queue": "Replicas that the present queue needs to start within the objective",
+    "waiting": "Requests without their first token",
+    "preemption_rate": "Preemptions per second",
+}
+
+
+class DecisionMetrics:
+    """Writes each record to gauges labelled by model; one for each field of Numbers."""
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(f"reasonscale_{name}", text, ["model"], registry=registry)
+
+        self._numbers = {
+            f.name: gauge(f"decision_{f.name}", _HELP.get(f.name, f.name.replace("_", " "))) for f in fields(Numbers)
+        }
+        self._desired = gauge("replicas_desired", "Replicas that the last decision asked for")
+        self._ready = gauge("replicas_ready", "Replicas that serve")
+        self._starting = gauge("replicas_starting", "Replicas ordered and not ready")
+        self._draining = gauge("replicas_draining", "Replicas that finish what they have")
+        self._fresh = gauge("signals_fresh", "1 where the last decision had fresh signals, else 0")
+        self._age = gauge("signals_age_seconds", "Age of the signals that the last decision used; NaN: there were none")
+        self._limited = gauge("scaling_limited", "1 where the need lies outside minReplicas..maxReplicas")
+        self._time = gauge("decision_time_seconds", "When the last decision was made, unix time")
+        self._decisions = Counter(
+            "reasonscale_decisions", "Decisions by reason", ["model", "reason"], registry=registry
+        )
+        self._problems = Counter(
+            "reasonscale_decision_problems", "Turns that failed in part", ["model"], registry=registry
+        )
+
+    def __call__(self, record: Record) -> None:
+        model, decision, seen = record.model, record.decision, record.observation
+        fresh = decision.freshness is Freshness.FRESH
+        for name, gauge in self._numbers.items():
+            value = getattr(decision.numbers, name)
+            # Without fresh signals the numbers are unknown, and unknown is not zero.
+            gauge.labels(model).set(float("nan") if value is None or not fresh else value)
+        self._desired.labels(model).set(decision.target)
+        self._ready.labels(model).set(seen.fleet.ready)
+        self._starting.labels(model).set(len(seen.fleet.starting_s))
+        self._draining.labels(model).set(seen.fleet.draining)
+        self._fresh.labels(model).set(1.0 if fresh else 0.0)
+        self._age.labels(model).set(float("nan") if seen.age_s is None else seen.age_s)
+        self._limited.labels(model).set(1.0 if decision.limited else 0.0)
+        self._time.labels(model).set(decision.time)
+        self._decisions.labels(model, decision.reason).inc()
+        problems = self._problems.labels(model)
+        if record.problem:
+            problems.inc()
