@@ -16,6 +16,11 @@ _CLASS_OF_EFFORT = {
     "high": constants.CLASS_HIGH, "xhigh": constants.CLASS_HIGH, "max": constants.CLASS_HIGH,
 }  # fmt: skip
 
+# What a chat template and a parser read as "do not think".
+_THINKING_KEYS = ("enable_thinking", "thinking")
+# Fields of a request that send tokens beside the text.
+_SHOWS_TOKENS = ("logprobs", "top_logprobs", "return_token_ids", "return_tokens_as_token_ids")
+
 
 class BadRequest(ValueError):
     """A request that its client has to change; `param` names the field."""
@@ -35,14 +40,21 @@ class Applied:
     label: str  # for the response header: tokens, `off`, `unlimited` or `native:<effort>`
 
 
+def _said(value: Any) -> str:
+    """Return a value as an error message quotes it: never longer than a line."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
 def _whole(body: Mapping[str, Any], name: str, least: int) -> int | None:
     value = body.get(name)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
-        raise BadRequest(f"{name} was {value!r}; it must be a whole number of tokens", name)
+        raise BadRequest(f"{name} was {_said(value)}; it must be a whole number of tokens", name)
     if value < least:
-        raise BadRequest(f"{name} was {value}; it must be at least {least}", name)
+        unlimited = ", or -1 for the most that the model allows" if least == -1 else ""
+        raise BadRequest(f"{name} was {_said(value)}; it must be at least {max(least, 0)}{unlimited}", name)
     return value
 
 
@@ -51,7 +63,9 @@ def _effort(body: Mapping[str, Any]) -> str | None:
     if value is None:
         return None
     if value not in EFFORT_NAMES:
-        raise BadRequest(f"reasoning_effort was {value!r}; it must be one of {', '.join(EFFORT_NAMES)}", "reasoning_effort")
+        raise BadRequest(
+            f"reasoning_effort was {value!r}; it must be one of {', '.join(EFFORT_NAMES)}", "reasoning_effort"
+        )
     return str(value)
 
 
@@ -60,7 +74,7 @@ def _template_kwargs(body: Mapping[str, Any]) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise BadRequest(f"chat_template_kwargs was {value!r}; it must be a map", "chat_template_kwargs")
+        raise BadRequest(f"chat_template_kwargs was {_said(value)}; it must be a map", "chat_template_kwargs")
     return dict(value)
 
 
@@ -70,12 +84,14 @@ def max_output(body: Mapping[str, Any]) -> int | None:
     return min(asked) if asked else None
 
 
-def class_of(settings: ModelSettings, headers: Mapping[str, str], effort: str | None, budget: int | None, thinks: bool) -> str:
+def class_of(
+    settings: ModelSettings, headers: Mapping[str, str], effort: str | None, budget: int | None, thinks: bool
+) -> str:
     """Return a request's class: a configured header's first, else by how much it may think."""
     for name, header, values in settings.classes:
         if headers.get(header) in values:
             return name
-    if not thinks:
+    if not thinks or budget == 0:
         return constants.CLASS_OFF
     if effort is not None:
         return _CLASS_OF_EFFORT[effort]
@@ -110,6 +126,50 @@ def _native(settings: ModelSettings, effort: str | None, explicit: int | None) -
     return "medium" if "medium" in settings.native_efforts else settings.native_efforts[0]
 
 
+def _chosen(settings: ModelSettings, effort: str | None, explicit: int | None, most: int | None) -> int:
+    """Return the thinking tokens of a request that thinks: as asked, else by its effort, else the default; clamped."""
+    if explicit is not None:
+        return _within(settings, settings.budget_max if explicit == -1 else explicit, most)
+    wanted = settings.efforts.get(effort) if effort is not None else None
+    return _within(settings, wanted if isinstance(wanted, int) else settings.budget_default, most)
+
+
+def check_hidden(settings: ModelSettings, body: Mapping[str, Any], *, chat: bool) -> None:
+    """Refuse what would show a chain that the resource hides."""
+    if not (settings.hidden and settings.reasons):
+        return
+    if not chat:
+        raise BadRequest(
+            "this model hides its chain of thought, which a completion would show; use /v1/chat/completions",
+            None,
+            code="chain_hidden",
+        )
+    for name in _SHOWS_TOKENS:
+        if body.get(name):
+            raise BadRequest(
+                f"{name} would show the chain of thought, which this model hides; leave it out",
+                name,
+                code="chain_hidden",
+            )
+
+
+def apply_completion(settings: ModelSettings, body: Mapping[str, Any], headers: Mapping[str, str]) -> Applied:
+    """Return a text completion with its budget applied: the engine counts where the prompt or the output opens a chain."""
+    out = dict(body)
+    effort, explicit, most = _effort(body), _whole(body, "thinking_token_budget", -1), max_output(body)
+    out.pop("thinking_token_budget", None)
+    out.pop("reasoning_effort", None)
+    if not settings.reasons:
+        return Applied(out, None, class_of(settings, headers, None, None, False), "off")
+    if not settings.engine_budget:
+        return Applied(out, None, class_of(settings, headers, effort, None, True), "unlimited")
+    budget = _chosen(settings, effort, explicit, most)
+    out["thinking_token_budget"] = budget
+    return Applied(
+        out, budget, class_of(settings, headers, effort, None if explicit is None else budget, True), str(budget)
+    )
+
+
 def apply(settings: ModelSettings, body: Mapping[str, Any], headers: Mapping[str, str]) -> Applied:
     """Return a chat request with its budget applied; BadRequest, naming the field, where it asks for what is none."""
     out = dict(body)
@@ -119,7 +179,6 @@ def apply(settings: ModelSettings, body: Mapping[str, Any], headers: Mapping[str
     out.pop("reasoning_effort", None)
     if not settings.reasons:
         return Applied(out, None, class_of(settings, headers, None, None, False), "off")
-    wanted = settings.efforts.get(effort) if effort is not None else None
     if settings.switch == Switch.NATIVE:
         native = _native(settings, effort, explicit)
         out["reasoning_effort"] = native
@@ -135,10 +194,10 @@ def apply(settings: ModelSettings, body: Mapping[str, Any], headers: Mapping[str
             return Applied(out, None, class_of(settings, headers, None, None, False), "off")
         if said is not None or not settings.template_default or settings.always:
             out["chat_template_kwargs"] = kwargs | {settings.template_key: True}
-    budget = explicit if explicit is not None and explicit >= 0 else settings.budget_max if explicit == -1 else None
-    if budget is None:
-        budget = wanted if isinstance(wanted, int) else settings.budget_default
-    budget = _within(settings, budget, most)
+    if settings.switch == Switch.NEVER and kwargs:
+        # A parser that is told of no thinking hands the chain on as the answer: shown where hidden, and never counted.
+        out["chat_template_kwargs"] = {k: v for k, v in kwargs.items() if k not in _THINKING_KEYS}
+    budget = _chosen(settings, effort, explicit, most)
     cls = class_of(settings, headers, effort, budget if explicit is not None else None, True)
     if not settings.engine_budget:
         return Applied(out, None, cls, "unlimited")

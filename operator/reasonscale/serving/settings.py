@@ -33,6 +33,7 @@ class ModelSettings:
     field_names: tuple[str, ...]
     classes: tuple[tuple[str, str, tuple[str, ...]], ...]  # name, header in lower case, its values
     max_waiting: int  # requests waiting for their first token that one replica accepts
+    max_in_flight: int = 4096  # requests that one ingress holds; the rest is refused
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as plain JSON values."""
@@ -70,4 +71,5 @@ def settings_of(resolved: Resolved) -> ModelSettings:
         field_names=tuple(reasoning.field_names),
         classes=tuple((c.name, c.header, c.values) for c in resolved.classes),
         max_waiting=max(64, 8 * resolved.max_num_seqs),
+        max_in_flight=resolved.max_replicas * (resolved.max_num_seqs + max(64, 8 * resolved.max_num_seqs)),
     )
