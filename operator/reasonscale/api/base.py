@@ -19,5 +19,8 @@ class Part(BaseModel):
 Name = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
 Text = Annotated[str, StringConstraints(max_length=1024)]
 ShortText = Annotated[str, StringConstraints(min_length=1, max_length=253)]
-StringMap = Annotated[dict[Annotated[str, StringConstraints(max_length=317)], Annotated[str, StringConstraints(max_length=1024)]], Field(max_length=64)]
+StringMap = Annotated[
+    dict[Annotated[str, StringConstraints(max_length=317)], Annotated[str, StringConstraints(max_length=1024)]],
+    Field(max_length=64),
+]
 Loose = dict[str, Any]  # a shape that belongs to Kubernetes; the API server checks it when the pod is made

@@ -6,12 +6,52 @@ import difflib
 from typing import Final
 
 ALLOWED: Final[frozenset[str]] = frozenset(
-    "async_scheduling attention_backend block_size calculate_kv_scales compilation_config cpu_offload_gb cudagraph_capture_sizes "
-    "disable_cascade_attn disable_custom_all_reduce dtype enable_chunked_prefill enable_dbo enable_eplb enable_prefix_caching enforce_eager "
-    "eplb_config generation_config gpu_memory_utilization hf_overrides kv_cache_dtype kv_cache_memory_bytes kv_offloading_size limit_mm_per_prompt load_format "
-    "long_prefill_token_threshold max_cudagraph_capture_size max_logprobs max_long_partial_prefills max_num_batched_tokens max_num_partial_prefills max_num_seqs "
-    "max_seq_len_to_capture moe_backend num_gpu_blocks_override optimization_level prefix_caching_hash_algo quantization rope_scaling safetensors_load_strategy "
-    "scheduling_policy seed speculative_config swap_space tokenizer_mode".split()
+    [
+        "async_scheduling",
+        "attention_backend",
+        "block_size",
+        "calculate_kv_scales",
+        "compilation_config",
+        "cpu_offload_gb",
+        "cudagraph_capture_sizes",
+        "disable_cascade_attn",
+        "disable_custom_all_reduce",
+        "dtype",
+        "enable_chunked_prefill",
+        "enable_dbo",
+        "enable_eplb",
+        "enable_prefix_caching",
+        "enforce_eager",
+        "eplb_config",
+        "generation_config",
+        "gpu_memory_utilization",
+        "hf_overrides",
+        "kv_cache_dtype",
+        "kv_cache_memory_bytes",
+        "kv_offloading_size",
+        "limit_mm_per_prompt",
+        "load_format",
+        "long_prefill_token_threshold",
+        "max_cudagraph_capture_size",
+        "max_logprobs",
+        "max_long_partial_prefills",
+        "max_num_batched_tokens",
+        "max_num_partial_prefills",
+        "max_num_seqs",
+        "max_seq_len_to_capture",
+        "moe_backend",
+        "num_gpu_blocks_override",
+        "optimization_level",
+        "prefix_caching_hash_algo",
+        "quantization",
+        "rope_scaling",
+        "safetensors_load_strategy",
+        "scheduling_policy",
+        "seed",
+        "speculative_config",
+        "swap_space",
+        "tokenizer_mode",
+    ]
 )
 # Refused by name: these would execute code, open ports or read files of the pod's choosing.
 FORBIDDEN: Final = {

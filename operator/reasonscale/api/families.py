@@ -11,9 +11,46 @@ from typing import Final
 
 # Parsers that the supported vLLM registers (vllm/reasoning/__init__.py of 0.32).
 PARSERS: Final[frozenset[str]] = frozenset(
-    "deepseek_r1 deepseek_v3 deepseek_v4 deepseek_v41 poolside_v1 cohere_command3 cohere_command4 ernie45 gemma4 glm45 glm47 ling3 "
-    "openai_gptoss granite granite_thinking_parser hf holo2 hunyuan_a13b hy_v3 hy_v4 kimi_k2 kimi_k3 k2_horizon mimo minicpmv minimax_m2 "
-    "minimax_m2_append_think minimax_m3 mistral nemotron_v3 olmo3 plamo3 muse_glimmer qwen3 seed_oss step3 step3p5 inkling".split()
+    [
+        "deepseek_r1",
+        "deepseek_v3",
+        "deepseek_v4",
+        "deepseek_v41",
+        "poolside_v1",
+        "cohere_command3",
+        "cohere_command4",
+        "ernie45",
+        "gemma4",
+        "glm45",
+        "glm47",
+        "ling3",
+        "openai_gptoss",
+        "granite",
+        "granite_thinking_parser",
+        "hf",
+        "holo2",
+        "hunyuan_a13b",
+        "hy_v3",
+        "hy_v4",
+        "kimi_k2",
+        "kimi_k3",
+        "k2_horizon",
+        "mimo",
+        "minicpmv",
+        "minimax_m2",
+        "minimax_m2_append_think",
+        "minimax_m3",
+        "mistral",
+        "nemotron_v3",
+        "olmo3",
+        "plamo3",
+        "muse_glimmer",
+        "qwen3",
+        "seed_oss",
+        "step3",
+        "step3p5",
+        "inkling",
+    ]
 )
 # What people write instead, from older versions and other servers.
 PARSER_ALIASES: Final = {

@@ -16,7 +16,14 @@ from reasonscale.api.validate import InvalidResource, Problem, problems_of_shape
 def parse(document: Any, base: Path | None = None) -> ReasoningModel:
     """Return a resource from its parsed YAML; InvalidResource with every problem where it is not right."""
     if not isinstance(document, dict):
-        raise InvalidResource([Problem("", f"is no resource but {type(document).__name__}: it must be a map with apiVersion, kind, metadata and spec")])
+        raise InvalidResource(
+            [
+                Problem(
+                    "",
+                    f"is no resource but {type(document).__name__}: it must be a map with apiVersion, kind, metadata and spec",
+                )
+            ]
+        )
     kind, version = document.get("kind"), document.get("apiVersion")
     if kind != constants.KIND:
         raise InvalidResource([Problem("kind", f"was {kind!r}; must be {constants.KIND}")])

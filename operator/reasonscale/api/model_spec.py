@@ -38,10 +38,17 @@ class Cache(Part):
 class Model(Part):
     """The weights and how they are named to clients."""
 
-    uri: Uri = Field(description="Where the weights are: hf://, s3://, gs://, oci://, pvc://claim/path or file://. hf:// may end in @revision.")
-    name: ShortText | None = Field(default=None, description="Name that clients send as `model`; the resource's own name when absent.")
+    uri: Uri = Field(
+        description="Where the weights are: hf://, s3://, gs://, oci://, pvc://claim/path or file://. hf:// may end in @revision."
+    )
+    name: ShortText | None = Field(
+        default=None, description="Name that clients send as `model`; the resource's own name when absent."
+    )
     max_model_len: int | None = Field(
-        default=None, ge=64, le=2_000_000, description="Longest sequence in tokens, prompt and output together; the model's own when absent."
+        default=None,
+        ge=64,
+        le=2_000_000,
+        description="Longest sequence in tokens, prompt and output together; the model's own when absent.",
     )
     token_secret_ref: SecretKey | None = Field(default=None, description="Token for a gated model.")
     cache: Cache | None = Field(default=None, description="Where downloaded weights are kept.")
@@ -54,7 +61,9 @@ class Engine(Part):
     image: Annotated[str, StringConstraints(min_length=1, max_length=512)] | None = Field(
         default=None, description="Image with Ray and vLLM; the operator's default when absent."
     )
-    args: Annotated[dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], str | int | bool], Field(max_length=64)] = Field(
+    args: Annotated[
+        dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], str | int | bool], Field(max_length=64)
+    ] = Field(
         default_factory=dict, description="vLLM's own arguments by their names in snake_case, as strings; allow-listed."
     )
 
@@ -65,13 +74,17 @@ class Parallelism(Part):
     tensor: int = Field(default=1, ge=1, le=64, description="GPUs that share each layer.")
     pipeline: int = Field(default=1, ge=1, le=64, description="Stages of layers, one after another.")
     data: int = Field(default=1, ge=1, le=256, description="Copies of attention that share the experts.")
-    expert: int = Field(default=1, ge=1, le=256, description="GPUs that the experts are spread over; 1 means not spread.")
+    expert: int = Field(
+        default=1, ge=1, le=256, description="GPUs that the experts are spread over; 1 means not spread."
+    )
 
 
 class Accelerator(Part):
     """The GPU that the model wants."""
 
-    product: ShortText | None = Field(default=None, description="Product as the node's label nvidia.com/gpu.product says it.")
+    product: ShortText | None = Field(
+        default=None, description="Product as the node's label nvidia.com/gpu.product says it."
+    )
     resource_name: ShortText = Field(default="nvidia.com/gpu", description="Extended resource to ask for.")
 
 
@@ -80,19 +93,39 @@ class Pod(Part):
 
     labels: dict[str, str] = Field(default_factory=dict, max_length=64, description="Labels to add.")
     annotations: dict[str, str] = Field(default_factory=dict, max_length=64, description="Annotations to add.")
-    env: list[dict[str, object]] = Field(default_factory=list, max_length=64, description="Environment of the engine container.")
-    env_from: list[dict[str, object]] = Field(default_factory=list, max_length=16, description="Sources of environment.")
+    env: list[dict[str, object]] = Field(
+        default_factory=list, max_length=64, description="Environment of the engine container."
+    )
+    env_from: list[dict[str, object]] = Field(
+        default_factory=list, max_length=16, description="Sources of environment."
+    )
     volumes: list[dict[str, object]] = Field(default_factory=list, max_length=32, description="Volumes to add.")
-    volume_mounts: list[dict[str, object]] = Field(default_factory=list, max_length=32, description="Mounts in the engine container.")
-    image_pull_secrets: list[dict[str, str]] = Field(default_factory=list, max_length=16, description="Secrets for pulling images.")
-    service_account_name: Annotated[str, StringConstraints(max_length=253)] = Field(default="", description="Service account of the pods.")
-    node_selector: dict[str, str] = Field(default_factory=dict, max_length=32, description="Labels that nodes must have.")
+    volume_mounts: list[dict[str, object]] = Field(
+        default_factory=list, max_length=32, description="Mounts in the engine container."
+    )
+    image_pull_secrets: list[dict[str, str]] = Field(
+        default_factory=list, max_length=16, description="Secrets for pulling images."
+    )
+    service_account_name: Annotated[str, StringConstraints(max_length=253)] = Field(
+        default="", description="Service account of the pods."
+    )
+    node_selector: dict[str, str] = Field(
+        default_factory=dict, max_length=32, description="Labels that nodes must have."
+    )
     tolerations: list[dict[str, object]] = Field(default_factory=list, max_length=32, description="Taints to tolerate.")
     affinity: dict[str, object] = Field(default_factory=dict, description="Affinity of the pods.")
-    topology_spread_constraints: list[dict[str, object]] = Field(default_factory=list, max_length=16, description="How pods are spread.")
-    priority_class_name: Annotated[str, StringConstraints(max_length=253)] = Field(default="", description="Priority class of the pods.")
-    scheduler_name: Annotated[str, StringConstraints(max_length=253)] = Field(default="", description="Scheduler of the pods.")
-    runtime_class_name: Annotated[str, StringConstraints(max_length=253)] = Field(default="", description="Runtime class of the pods.")
+    topology_spread_constraints: list[dict[str, object]] = Field(
+        default_factory=list, max_length=16, description="How pods are spread."
+    )
+    priority_class_name: Annotated[str, StringConstraints(max_length=253)] = Field(
+        default="", description="Priority class of the pods."
+    )
+    scheduler_name: Annotated[str, StringConstraints(max_length=253)] = Field(
+        default="", description="Scheduler of the pods."
+    )
+    runtime_class_name: Annotated[str, StringConstraints(max_length=253)] = Field(
+        default="", description="Runtime class of the pods."
+    )
     security_context: dict[str, object] = Field(default_factory=dict, description="Security context of the pods.")
     shm_size: Annotated[str, StringConstraints(max_length=20, pattern=r"^[0-9]+(k|M|G|T|Ki|Mi|Gi|Ti)?$")] = Field(
         default="16Gi", description="Size of /dev/shm, which engines of several GPUs talk through."

@@ -20,7 +20,12 @@ class Spec(Part):
     parallelism: Parallelism = Field(default_factory=Parallelism, description="How one replica is spread over GPUs.")
     accelerator: Accelerator = Field(default_factory=Accelerator, description="The GPU that the model wants.")
     reasoning: Reasoning = Field(default_factory=Reasoning, description="The chain of thought and its budgets.")
-    replicas: int | None = Field(default=None, ge=0, le=1000, description="Replicas in the modes Manual and External; the scale subresource's path.")
+    replicas: int | None = Field(
+        default=None,
+        ge=0,
+        le=1000,
+        description="Replicas in the modes Manual and External; the scale subresource's path.",
+    )
     scaling: Scaling = Field(default_factory=Scaling, description="How many replicas, and who decides.")
     classes: Annotated[list[RequestClass], Field(max_length=constants.MAX_CLASSES - 1)] = Field(
         default_factory=list, description="Classes of requests by header; absent: one class for each effort."

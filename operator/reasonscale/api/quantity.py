@@ -17,7 +17,17 @@ _UNITS_S: Final = {
 }
 _DURATION = re.compile(r"(\d+)(us|ms|s|m|h)")
 DURATION_PATTERN: Final = r"^([0-9]+(us|ms|s|m|h))+$"
-_BYTES: Final = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+_BYTES: Final = {
+    "": 1,
+    "k": 10**3,
+    "M": 10**6,
+    "G": 10**9,
+    "T": 10**12,
+    "Ki": 2**10,
+    "Mi": 2**20,
+    "Gi": 2**30,
+    "Ti": 2**40,
+}
 QUANTITY_PATTERN: Final = r"^[0-9]+(k|M|G|T|Ki|Mi|Gi|Ti)?$"
 
 
@@ -59,8 +69,14 @@ def _check_quantity(text: str) -> str:
 
 
 Duration = Annotated[
-    str, BeforeValidator(_want_duration), StringConstraints(min_length=2, max_length=20), AfterValidator(_check_duration)
+    str,
+    BeforeValidator(_want_duration),
+    StringConstraints(min_length=2, max_length=20),
+    AfterValidator(_check_duration),
 ]
 Quantity = Annotated[
-    str, BeforeValidator(_want_quantity), StringConstraints(min_length=1, max_length=20), AfterValidator(_check_quantity)
+    str,
+    BeforeValidator(_want_quantity),
+    StringConstraints(min_length=1, max_length=20),
+    AfterValidator(_check_quantity),
 ]

@@ -84,7 +84,11 @@ class Resolved:
         """Return what was chosen as lines for a person."""
         r = self.reasoning
         efforts = ", ".join(f"{k} {v}" for k, v in r.efforts.items())
-        thinking = "none" if r.parser is None else f"parser {r.parser}, budget {r.budget_default}, at most {r.budget_max}, {r.answer_reserve} kept for the answer"
+        thinking = (
+            "none"
+            if r.parser is None
+            else f"parser {r.parser}, budget {r.budget_default}, at most {r.budget_max}, {r.answer_reserve} kept for the answer"
+        )
         return [
             f"model      {self.served_name} from {self.model_source}, context {self.max_model_len} tokens",
             f"reasoning  {thinking}" + (f"; efforts {efforts}" if r.parser else ""),
@@ -140,7 +144,7 @@ def _reasoning(model: ReasoningModel, base: Path | None, context: int) -> Resolv
     default = spec.budget.default if spec.budget.default is not None else min(most, max(context // 4, 1))
     efforts: dict[str, int | str] = {name: min(most, int(default * share)) for name, share in _EFFORT_SHARES.items()}
     if found.native_efforts:
-        efforts |= {name: "native" for name in ("low", "medium", "high")}
+        efforts |= dict.fromkeys(("low", "medium", "high"), "native")
     efforts |= spec.efforts
     return ResolvedReasoning(
         parser=found.parser, mode=spec.mode, family=found, budget_default=min(default, most), budget_max=most,
@@ -184,7 +188,9 @@ def resolve(model: ReasoningModel, base: Path | None = None) -> Resolved:
         source = spec.model.uri
     else:
         source = "/models/" + source.partition("/")[2]
-    classes = tuple(ResolvedClass(c.name, c.match.header.lower(), tuple(c.match.values), c.weight) for c in spec.classes)
+    classes = tuple(
+        ResolvedClass(c.name, c.match.header.lower(), tuple(c.match.values), c.weight) for c in spec.classes
+    )
     objectives, rates, par = scaling.objectives, scaling.rates, spec.parallelism
     return Resolved(
         name=model.metadata.name, served_name=model.served_name, model_source=source, revision=revision,

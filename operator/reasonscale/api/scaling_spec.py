@@ -15,9 +15,18 @@ EFFORT_NAMES: tuple[str, ...] = ("none", "minimal", "low", "medium", "high", "xh
 class Budget(Part):
     """Thinking tokens that a request may use."""
 
-    default: int | None = Field(default=None, ge=0, le=1_000_000, description="For a request that asks for nothing; a quarter of maxModelLen when absent.")
-    max: int | None = Field(default=None, ge=0, le=1_000_000, description="The most that a request can ask for; more is cut to this.")
-    answer_reserve: int | None = Field(default=None, ge=1, le=1_000_000, description="Tokens kept for the answer after the chain.")
+    default: int | None = Field(
+        default=None,
+        ge=0,
+        le=1_000_000,
+        description="For a request that asks for nothing; a quarter of maxModelLen when absent.",
+    )
+    max: int | None = Field(
+        default=None, ge=0, le=1_000_000, description="The most that a request can ask for; more is cut to this."
+    )
+    answer_reserve: int | None = Field(
+        default=None, ge=1, le=1_000_000, description="Tokens kept for the answer after the chain."
+    )
 
 
 class UnderPressure(Part):
@@ -30,17 +39,25 @@ class UnderPressure(Part):
 class Reasoning(Part):
     """The chain of thought: whether, how long, and who sees it."""
 
-    mode: Literal["Auto", "Always", "Never"] = Field(default="Auto", description="Auto: by request, where the family can be switched; Always; Never.")
-    parser: Annotated[str, StringConstraints(min_length=1, max_length=64)] = Field(default="auto", description="auto (by model family), none, or a vLLM parser's name.")
+    mode: Literal["Auto", "Always", "Never"] = Field(
+        default="Auto", description="Auto: by request, where the family can be switched; Always; Never."
+    )
+    parser: Annotated[str, StringConstraints(min_length=1, max_length=64)] = Field(
+        default="auto", description="auto (by model family), none, or a vLLM parser's name."
+    )
     budget: Budget = Field(default_factory=Budget, description="Thinking tokens.")
     efforts: Annotated[dict[str, int | Literal["native"]], Field(max_length=8)] = Field(
-        default_factory=dict, description="Tokens for each reasoning_effort; `native` leaves it to the model's own setting."
+        default_factory=dict,
+        description="Tokens for each reasoning_effort; `native` leaves it to the model's own setting.",
     )
     expose: Literal["Full", "Hidden"] = Field(default="Full", description="Whether the chain is sent to the client.")
     field_names: Annotated[list[Literal["reasoning", "reasoning_content"]], Field(min_length=1, max_length=2)] = Field(
-        default_factory=lambda: ["reasoning", "reasoning_content"], description="Fields that carry the chain; old clients read reasoning_content."
+        default_factory=lambda: ["reasoning", "reasoning_content"],
+        description="Fields that carry the chain; old clients read reasoning_content.",
     )
-    under_pressure: UnderPressure | None = Field(default=None, description="Shrink default budgets under overload; absent: never.")
+    under_pressure: UnderPressure | None = Field(
+        default=None, description="Shrink default budgets under overload; absent: never."
+    )
 
 
 class ObjectivesSpec(Part):
@@ -69,7 +86,9 @@ class ScaleToZero(Part):
 class RatesSpec(Part):
     """How fast the number of replicas may move."""
 
-    up_max_factor: int = Field(default=2, ge=1, le=10, description="At most this many times the ready replicas at once.")
+    up_max_factor: int = Field(
+        default=2, ge=1, le=10, description="At most this many times the ready replicas at once."
+    )
     up_max_step: int = Field(default=4, ge=1, le=1000, description="Or so many more, whichever is larger.")
     down_max_step: int = Field(default=1, ge=1, le=1000, description="Replicas that may go at once.")
     down_stable: Duration = Field(default="120s", description="Calm must have held so long before one goes.")
@@ -80,7 +99,8 @@ class Scaling(Part):
     """How many replicas, and who decides."""
 
     mode: Literal["Auto", "Recommend", "Manual", "External"] | None = Field(
-        default=None, description="Auto acts; Recommend only says; Manual and External obey spec.replicas. Absent: Auto locally, the chart's default in a cluster."
+        default=None,
+        description="Auto acts; Recommend only says; Manual and External obey spec.replicas. Absent: Auto locally, the chart's default in a cluster.",
     )
     min_replicas: int = Field(default=1, ge=0, le=1000, description="Never fewer.")
     max_replicas: int = Field(default=1, ge=1, le=1000, description="Never more.")
@@ -92,8 +112,12 @@ class Scaling(Part):
 
 
 class Match(Part):
-    header: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9-]+$")] = Field(description="Header to look at.")
-    values: Annotated[list[ShortText], Field(min_length=1, max_length=64)] = Field(description="Values that belong to the class.")
+    header: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9-]+$")] = Field(
+        description="Header to look at."
+    )
+    values: Annotated[list[ShortText], Field(min_length=1, max_length=64)] = Field(
+        description="Values that belong to the class."
+    )
 
 
 class RequestClass(Part):
@@ -110,5 +134,6 @@ class Drain(Part):
 
 class Rollout(Part):
     strategy: Literal["InPlace", "Surge", "Recreate"] = Field(
-        default="InPlace", description="InPlace: Serve's rolling update; Surge: a new cluster beside the old; Recreate: stop, then start."
+        default="InPlace",
+        description="InPlace: Serve's rolling update; Surge: a new cluster beside the old; Recreate: stop, then start.",
     )

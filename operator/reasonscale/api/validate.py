@@ -89,7 +89,9 @@ def problems_of_shape(error: ValidationError) -> list[Problem]:
         if kind == "extra_forbidden":
             names = _known_names(ReasoningModel, path[:-1])
             near = difflib.get_close_matches(str(path[-1]), names, n=1, cutoff=0.5)
-            message = "is no field" + (f"; did you mean {near[0]}?" if near else f" here; there are {', '.join(names)}" if names else " here")
+            message = "is no field" + (
+                f"; did you mean {near[0]}?" if near else f" here; there are {', '.join(names)}" if names else " here"
+            )
         elif kind == "literal_error":
             message = f"was {was!r}; must be one of {item['ctx']['expected']}"
         elif kind in _MESSAGES:
@@ -131,12 +133,19 @@ def _reasoning_rules(model: ReasoningModel, base: Path | None) -> Iterator[Probl
     if spec.parser not in ("auto", "none") and spec.parser not in PARSERS:
         alias = PARSER_ALIASES.get(spec.parser)
         near = [alias] if alias else difflib.get_close_matches(spec.parser, PARSERS, n=1)
-        yield Problem("spec.reasoning.parser", f"was {spec.parser!r}; no parser of vLLM's" + (f": write {near[0]}" if near else "; write auto, none or a name that vLLM registers"))
+        yield Problem(
+            "spec.reasoning.parser",
+            f"was {spec.parser!r}; no parser of vLLM's"
+            + (f": write {near[0]}" if near else "; write auto, none or a name that vLLM registers"),
+        )
         return
     found, context = family(model, base), context_tokens(model, base)
     budget, reserve = spec.budget, answer_reserve(model, context)
     if spec.mode == "Always" and found.parser is None:
-        yield Problem("spec.reasoning.mode", f"was Always, but no reasoning parser is known for {model.spec.model.uri}: set reasoning.parser")
+        yield Problem(
+            "spec.reasoning.mode",
+            f"was Always, but no reasoning parser is known for {model.spec.model.uri}: set reasoning.parser",
+        )
     if spec.mode == "Never" and spec.parser not in ("auto", "none"):
         yield Problem("spec.reasoning.mode", f"was Never, but parser {spec.parser} is set: leave one of the two out")
     if spec.mode == "Never" and family_always_thinks(model, base):
@@ -148,18 +157,28 @@ def _reasoning_rules(model: ReasoningModel, base: Path | None) -> Iterator[Probl
             f"was {budget.max}; with answerReserve {reserve} it exceeds maxModelLen {context}: at most {max(room - 1, 0)}, or raise spec.model.maxModelLen",
         )
     if reserve >= context:
-        yield Problem("spec.reasoning.budget.answerReserve", f"was {reserve}; maxModelLen is {context}: it must be smaller")
+        yield Problem(
+            "spec.reasoning.budget.answerReserve", f"was {reserve}; maxModelLen is {context}: it must be smaller"
+        )
     if budget.default is not None and budget.max is not None and budget.default > budget.max:
         yield Problem("spec.reasoning.budget.default", f"was {budget.default}; it exceeds budget.max {budget.max}")
     elif budget.default is not None and budget.max is None and budget.default > room:
-        yield Problem("spec.reasoning.budget.default", f"was {budget.default}; with answerReserve {reserve} it exceeds maxModelLen {context}: at most {max(room - 1, 0)}")
+        yield Problem(
+            "spec.reasoning.budget.default",
+            f"was {budget.default}; with answerReserve {reserve} it exceeds maxModelLen {context}: at most {max(room - 1, 0)}",
+        )
     for name, value in spec.efforts.items():
         where = f"spec.reasoning.efforts.{name}"
         if name not in EFFORT_NAMES:
             near = difflib.get_close_matches(name, EFFORT_NAMES, n=1)
-            yield Problem(where, "is no effort" + (f"; did you mean {near[0]}?" if near else f"; there are {', '.join(EFFORT_NAMES)}"))
+            yield Problem(
+                where,
+                "is no effort" + (f"; did you mean {near[0]}?" if near else f"; there are {', '.join(EFFORT_NAMES)}"),
+            )
         elif value == "native" and not found.native_efforts:
-            yield Problem(where, f"was native, but {found.name} has no effort setting of its own: write a number of tokens")
+            yield Problem(
+                where, f"was native, but {found.name} has no effort setting of its own: write a number of tokens"
+            )
         elif isinstance(value, int) and value < 0:
             yield Problem(where, f"was {value}; write 0 or more tokens")
         elif isinstance(value, int) and budget.max is not None and value > budget.max:
@@ -179,7 +198,9 @@ def family_always_thinks(model: ReasoningModel, base: Path | None) -> bool:
 def _scaling_rules(model: ReasoningModel) -> Iterator[Problem]:
     scaling, spec = model.spec.scaling, model.spec
     if scaling.min_replicas > scaling.max_replicas:
-        yield Problem("spec.scaling.minReplicas", f"was {scaling.min_replicas}; it exceeds maxReplicas {scaling.max_replicas}")
+        yield Problem(
+            "spec.scaling.minReplicas", f"was {scaling.min_replicas}; it exceeds maxReplicas {scaling.max_replicas}"
+        )
     if scaling.mode in ("Manual", "External") and spec.replicas is None:
         yield Problem("spec.replicas", f"is missing; mode {scaling.mode} obeys it: say how many")
     if scaling.mode == "Manual" and spec.replicas is not None and spec.replicas > scaling.max_replicas:
@@ -189,11 +210,17 @@ def _scaling_rules(model: ReasoningModel) -> Iterator[Problem]:
         value = seconds(getattr(objectives, name))
         if not low <= value <= high:
             alias = "maxQueue" if name == "max_queue" else name
-            yield Problem(f"spec.scaling.objectives.{alias}", f"was {getattr(objectives, name)}; must lie between {low:g}s and {high:g}s")
+            yield Problem(
+                f"spec.scaling.objectives.{alias}",
+                f"was {getattr(objectives, name)}; must lie between {low:g}s and {high:g}s",
+            )
     if seconds(spec.drain.max) < 1 or seconds(spec.drain.max) > 86400:
         yield Problem("spec.drain.max", f"was {spec.drain.max}; must lie between 1s and 24h")
     if seconds(scaling.start_timeout) < 10:
-        yield Problem("spec.scaling.startTimeout", f"was {scaling.start_timeout}; must be at least 10s: engines take longer to start")
+        yield Problem(
+            "spec.scaling.startTimeout",
+            f"was {scaling.start_timeout}; must be at least 10s: engines take longer to start",
+        )
 
 
 def _engine_rules(model: ReasoningModel) -> Iterator[Problem]:
@@ -210,11 +237,20 @@ def _engine_rules(model: ReasoningModel) -> Iterator[Problem]:
 def _placement_rules(model: ReasoningModel, base: Path | None) -> Iterator[Problem]:
     par, spec = model.spec.parallelism, model.spec
     if par.tensor & (par.tensor - 1):
-        yield Problem("spec.parallelism.tensor", f"was {par.tensor}; attention heads split by powers of two: write {1 << (par.tensor.bit_length() - 1)} or {1 << par.tensor.bit_length()}")
+        yield Problem(
+            "spec.parallelism.tensor",
+            f"was {par.tensor}; attention heads split by powers of two: write {1 << (par.tensor.bit_length() - 1)} or {1 << par.tensor.bit_length()}",
+        )
     if par.expert > 1 and par.expert != par.tensor * par.data:
-        yield Problem("spec.parallelism.expert", f"was {par.expert}; experts spread over all tensor x data GPUs: write {par.tensor * par.data}, or 1")
+        yield Problem(
+            "spec.parallelism.expert",
+            f"was {par.expert}; experts spread over all tensor x data GPUs: write {par.tensor * par.data}, or 1",
+        )
     if par.data > 1 and par.pipeline > 1:
-        yield Problem("spec.parallelism.data", f"was {par.data} with pipeline {par.pipeline}; the two can't be placed together: set one of them to 1")
+        yield Problem(
+            "spec.parallelism.data",
+            f"was {par.data} with pipeline {par.pipeline}; the two can't be placed together: set one of them to 1",
+        )
     cache = spec.model.cache
     if cache is not None and (cache.persistent_volume_claim is None) == (cache.node_local is None):
         yield Problem("spec.model.cache", "needs exactly one of persistentVolumeClaim and nodeLocal")
@@ -228,9 +264,23 @@ def _placement_rules(model: ReasoningModel, base: Path | None) -> Iterator[Probl
     gpus = par.tensor * par.pipeline * par.data
     capacity, context = kv_capacity(model, size), context_tokens(model, base)
     if capacity is not None and capacity < context:
-        need = next((t for t in (1, 2, 4, 8, 16) if t > par.tensor and t * par.pipeline * par.data * memory * 0.92 > size.weight_bytes * 1.15), None)
-        remedy = f"set parallelism.tensor: {need}" if need else "spread it over more GPUs with parallelism.tensor and pipeline"
-        yield Problem("spec.parallelism", f"weights {size.weight_bytes / GB:.0f} GB do not fit {gpus} x {memory / GB:.0f} GB with room for KV: {remedy}")
+        need = next(
+            (
+                t
+                for t in (1, 2, 4, 8, 16)
+                if t > par.tensor and t * par.pipeline * par.data * memory * 0.92 > size.weight_bytes * 1.15
+            ),
+            None,
+        )
+        remedy = (
+            f"set parallelism.tensor: {need}"
+            if need
+            else "spread it over more GPUs with parallelism.tensor and pipeline"
+        )
+        yield Problem(
+            "spec.parallelism",
+            f"weights {size.weight_bytes / GB:.0f} GB do not fit {gpus} x {memory / GB:.0f} GB with room for KV: {remedy}",
+        )
 
 
 def validate(model: ReasoningModel, base: Path | None = None) -> list[Problem]:
@@ -239,7 +289,11 @@ def validate(model: ReasoningModel, base: Path | None = None) -> list[Problem]:
         *_not_yet(model), *_scaling_rules(model), *_engine_rules(model), *_placement_rules(model, base), *_reasoning_rules(model, base),
     ]  # fmt: skip
     names = [c.name for c in model.spec.classes]
-    problems += [Problem("spec.classes", f"{n!r} is there twice: names must differ") for n in dict.fromkeys(names) if names.count(n) > 1]
+    problems += [
+        Problem("spec.classes", f"{n!r} is there twice: names must differ")
+        for n in dict.fromkeys(names)
+        if names.count(n) > 1
+    ]
     return problems
 
 
@@ -258,7 +312,16 @@ def notes(model: ReasoningModel) -> list[str]:
             quoted = str(value).lower() if isinstance(value, bool) else value
             found.append(f'spec.engine.args.{name}: in a cluster write it as text: "{quoted}"')
     if model.spec.replicas is not None and (model.spec.scaling.mode or "Auto") in ("Auto", "Recommend"):
-        found.append(f"spec.replicas is {model.spec.replicas}; mode {model.spec.scaling.mode or 'Auto'} chooses the number itself and ignores it")
-    if family(model).parser is None and model.spec.reasoning.mode == "Auto" and model.spec.reasoning.parser == "auto" and not model.spec.model.uri.startswith("file://"):
-        found.append(f"no reasoning parser is known for {model.spec.model.uri}: it is served as a model that does not reason")
+        found.append(
+            f"spec.replicas is {model.spec.replicas}; mode {model.spec.scaling.mode or 'Auto'} chooses the number itself and ignores it"
+        )
+    if (
+        family(model).parser is None
+        and model.spec.reasoning.mode == "Auto"
+        and model.spec.reasoning.parser == "auto"
+        and not model.spec.model.uri.startswith("file://")
+    ):
+        found.append(
+            f"no reasoning parser is known for {model.spec.model.uri}: it is served as a model that does not reason"
+        )
     return found

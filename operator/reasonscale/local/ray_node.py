@@ -116,6 +116,8 @@ def attach_ray(address: str) -> RayNode:
     context: Any = ray.init(address=address, configure_logging=False, log_to_driver=False)
     info = context.address_info
     urls = tuple(
-        f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics" for node in ray.nodes() if node.get("Alive")
+        f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+        for node in ray.nodes()
+        if node.get("Alive")
     )
     return RayNode(f"http://{info['webui_url']}", urls, _token(), owned=False, session_dir=info.get("session_dir", ""))

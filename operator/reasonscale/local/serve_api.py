@@ -44,7 +44,9 @@ class ServeApi:
         try:
             response = await self._http.request(method, "/api/serve/applications/", **kwargs)
         except httpx.HTTPError as error:
-            raise ServeError(f"Ray's dashboard at {self._http.base_url} did not answer: {type(error).__name__} {error}") from None
+            raise ServeError(
+                f"Ray's dashboard at {self._http.base_url} did not answer: {type(error).__name__} {error}"
+            ) from None
         if response.status_code >= 400:
             raise ServeError(f"Ray Serve answered {response.status_code}: {response.text[:500]}")
         return response

@@ -37,7 +37,10 @@ def build(args: dict[str, Any]) -> serve.Application:
     """Return the application: one ingress before one deployment of engines for each model."""
     servers = {
         model["model_id"]: build_llm_deployment(
-            _llm_config(model), deployment_cls=ReasonServer, override_serve_options={"name": model["deployment"]}, name_prefix=""
+            _llm_config(model),
+            deployment_cls=ReasonServer,
+            override_serve_options={"name": model["deployment"]},
+            name_prefix="",
         )
         for model in args["models"]
     }

@@ -114,7 +114,10 @@ def serve_app(
         "runtime_env": {"env_vars": {**COMMON_ENV, **env}},
         "args": {
             "models": [model_args(m, local=local, env=env) for m in models],
-            "ingress": {"env": {**COMMON_ENV, **(LOOPBACK_ENV if local else {}), **(ingress_env or {})}, "num_cpus": 0.1},
+            "ingress": {
+                "env": {**COMMON_ENV, **(LOOPBACK_ENV if local else {}), **(ingress_env or {})},
+                "num_cpus": 0.1,
+            },
         },
         "deployments": deployments,
     }

@@ -35,7 +35,9 @@ class _StepLogger(StatLoggerBase):  # type: ignore[misc]
     def log_engine_initialized(self) -> None:
         pass
 
-    def record(self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0) -> None:
+    def record(
+        self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0
+    ) -> None:
         if scheduler_stats is None:
             return
         prefill = iteration_stats.num_prompt_tokens if iteration_stats is not None else 0
@@ -98,14 +100,20 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
             return True
         ids = list(prompt_ids)
         end = len(ids) - 1 - ids[::-1].index(self._end_ids[0]) if self._end_ids[0] in ids else -1
-        start = len(ids) - 1 - ids[::-1].index(self._start_ids[0]) if self._start_ids and self._start_ids[0] in ids else -1
+        start = (
+            len(ids) - 1 - ids[::-1].index(self._start_ids[0]) if self._start_ids and self._start_ids[0] in ids else -1
+        )
         return end < 0 or start > end
 
-    async def _generate(self, prompt: Any, sampling_params: Any, request_id: str, **kwargs: Any) -> AsyncGenerator[Any, None]:
+    async def _generate(
+        self, prompt: Any, sampling_params: Any, request_id: str, **kwargs: Any
+    ) -> AsyncGenerator[Any, None]:
         """Run a request under the ledger's eye."""
         rid, ledger = request_id, self.ledger
         cls = self._class_of(rid)
-        prompt_ids = prompt.get("prompt_token_ids") if isinstance(prompt, dict) else getattr(prompt, "prompt_token_ids", None)
+        prompt_ids = (
+            prompt.get("prompt_token_ids") if isinstance(prompt, dict) else getattr(prompt, "prompt_token_ids", None)
+        )
         tracker = self._trackers[rid] = Tracker(self._end_ids, self._thinks(prompt_ids))
         ledger.start(rid, cls, time.time(), thinks=not tracker.answering)
         if prompt_ids:
@@ -165,7 +173,9 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
         rate = self.ledger.ends_per_s(time.time())
         return 5 if not rate else max(1, min(60, round(self.ledger.waiting / rate)))
 
-    async def _watched(self, stream: AsyncGenerator[Any, None], prefix: str, request: Any, info: Any) -> AsyncGenerator[Any, None]:
+    async def _watched(
+        self, stream: AsyncGenerator[Any, None], prefix: str, request: Any, info: Any
+    ) -> AsyncGenerator[Any, None]:
         """Run a request: refuse it where too many wait, rewrite what it streams, and end with what it came to."""
         headers = {k.lower(): v for k, v in (info.headers if info is not None else {}).items()}
         plain = headers.get(HEADER_ID) or request.request_id
@@ -187,7 +197,9 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
                     else:
                         counts = self._counts(rid)
                         yield {
-                            "response": events.rewrite_response(item.model_dump(), self.field_names, self.hidden, counts["reasoning_tokens"]),
+                            "response": events.rewrite_response(
+                                item.model_dump(), self.field_names, self.hidden, counts["reasoning_tokens"]
+                            ),
                             "counts": counts,
                         }
                         return
@@ -208,7 +220,7 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
 
     def _counts(self, rid: str) -> dict[str, Any]:
         """Return what a request came to, its parts (several prompts) added up."""
-        keys = [k for k in self._results if k == rid or k.startswith(rid + "-") or k.startswith(rid + "_")]
+        keys = [k for k in self._results if k == rid or k.startswith((rid + "-", rid + "_"))]
         found = [self._results.pop(k) for k in keys]
         return {
             "prompt_tokens": sum(r.prompt_tokens for r in found),
@@ -218,11 +230,15 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
         }
 
     async def chat(self, request: Any, raw_request_info: Any = None) -> AsyncGenerator[Any, None]:
-        async for item in self._watched(super().chat(request, raw_request_info), "chatcmpl-", request, raw_request_info):
+        async for item in self._watched(
+            super().chat(request, raw_request_info), "chatcmpl-", request, raw_request_info
+        ):
             yield item
 
     async def completions(self, request: Any, raw_request_info: Any = None) -> AsyncGenerator[Any, None]:
-        async for item in self._watched(super().completions(request, raw_request_info), "cmpl-", request, raw_request_info):
+        async for item in self._watched(
+            super().completions(request, raw_request_info), "cmpl-", request, raw_request_info
+        ):
             yield item
 
 

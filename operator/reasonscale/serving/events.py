@@ -33,7 +33,9 @@ def _usage(data: dict[str, Any], reasoning_tokens: int) -> None:
     usage = data.get("usage")
     if isinstance(usage, dict) and "completion_tokens" in usage:
         details = usage.get("completion_tokens_details")
-        usage["completion_tokens_details"] = (details if isinstance(details, dict) else {}) | {"reasoning_tokens": reasoning_tokens}
+        usage["completion_tokens_details"] = (details if isinstance(details, dict) else {}) | {
+            "reasoning_tokens": reasoning_tokens
+        }
 
 
 def rewrite_event(event: str, names: Sequence[str], hidden: bool, reasoning_tokens: int) -> tuple[str, str] | None:
@@ -43,10 +45,19 @@ def rewrite_event(event: str, names: Sequence[str], hidden: bool, reasoning_toke
     data = json.loads(event[6:])
     if "error" in data:
         return (ERROR, event)
-    kinds = [_fields(choice["delta"], names, hidden) for choice in data.get("choices", []) if isinstance(choice.get("delta"), dict)]
+    kinds = [
+        _fields(choice["delta"], names, hidden)
+        for choice in data.get("choices", [])
+        if isinstance(choice.get("delta"), dict)
+    ]
     _usage(data, reasoning_tokens)
     kind = ANSWER if ANSWER in kinds else REASONING if REASONING in kinds else OTHER
-    if hidden and kind == REASONING and not any(c.get("finish_reason") for c in data["choices"]) and not data.get("usage"):
+    if (
+        hidden
+        and kind == REASONING
+        and not any(c.get("finish_reason") for c in data["choices"])
+        and not data.get("usage")
+    ):
         return (REASONING, "")
     return (kind, f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n")
 

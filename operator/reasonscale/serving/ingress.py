@@ -46,7 +46,9 @@ class Ingress:
         self._ttfat = Histogram(c.M_TTFAT, description=c.M_TTFAT, boundaries=_SECONDS, tag_keys=tags)
         self._tpot = Histogram(c.M_TPOT, description=c.M_TPOT, boundaries=_TPOT, tag_keys=tags)
         self._e2e = Histogram(c.M_E2E, description=c.M_E2E, boundaries=_SECONDS, tag_keys=tags)
-        self._rejected = Counter(c.M_REJECTED, description=c.M_REJECTED, tag_keys=(c.LABEL_METRIC_MODEL, c.LABEL_METRIC_REASON))
+        self._rejected = Counter(
+            c.M_REJECTED, description=c.M_REJECTED, tag_keys=(c.LABEL_METRIC_MODEL, c.LABEL_METRIC_REASON)
+        )
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take new budgets, classes and limits; no engine restarts."""
@@ -130,7 +132,9 @@ class Ingress:
         except Exception as error:
             return self._refuse(entry, headers, started, *_failure(error), code="engine_error")
 
-    async def _run(self, settings: ModelSettings, typed: Any, entry: Entry, headers: dict[str, str], started: float, chat: bool) -> Response:
+    async def _run(
+        self, settings: ModelSettings, typed: Any, entry: Entry, headers: dict[str, str], started: float, chat: bool
+    ) -> Response:
         info = RawRequestInfo(headers={c.HEADER_REQUEST_ID: entry.id, c.HEADER_CLASS: entry.cls})
         handle = self._handles[settings.model]
         stream = (handle.chat if chat else handle.completions).remote(typed, info)
@@ -143,7 +147,9 @@ class Ingress:
         if first[0] == events.ERROR:
             status, message = _stream_error(first[1])
             return self._refuse(entry, headers, started, status, message, None, None)
-        return StreamingResponse(self._events(first, pieces, entry, started), media_type="text/event-stream", headers=headers)
+        return StreamingResponse(
+            self._events(first, pieces, entry, started), media_type="text/event-stream", headers=headers
+        )
 
     def _whole(self, first: dict[str, Any], entry: Entry, headers: dict[str, str], started: float) -> Response:
         if "refused" in first:
@@ -158,7 +164,9 @@ class Ingress:
         self._done(entry, first["counts"], started, 200)
         return JSONResponse(first["response"], headers=headers)
 
-    async def _events(self, first: Any, rest: AsyncIterator[Any], entry: Entry, started: float) -> AsyncGenerator[str, None]:
+    async def _events(
+        self, first: Any, rest: AsyncIterator[Any], entry: Entry, started: float
+    ) -> AsyncGenerator[str, None]:
         counts: dict[str, Any] = {}
         status, done = 499, False  # the client went away, unless something else comes
         try:
@@ -187,7 +195,16 @@ class Ingress:
         if not done:
             yield events.DONE
 
-    def _refuse(self, entry: Entry, headers: dict[str, str], started: float, status: int, message: str, param: str | None = None, code: str | None = None) -> Response:
+    def _refuse(
+        self,
+        entry: Entry,
+        headers: dict[str, str],
+        started: float,
+        status: int,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+    ) -> Response:
         entry.error = message
         self._done(entry, {}, started, status)
         return JSONResponse(error_body(status, message, param=param, code=code), status_code=status, headers=headers)
@@ -217,7 +234,13 @@ class Ingress:
     def model(self, name: str) -> dict[str, Any]:
         """Return one entry of that list; BadRequest for an unknown name."""
         settings = self._model({"model": name})
-        return {"id": name, "object": "model", "created": self._created, "owned_by": "reasonscale", "max_model_len": settings.max_model_len}
+        return {
+            "id": name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "reasonscale",
+            "max_model_len": settings.max_model_len,
+        }
 
 
 async def _pieces(stream: Any) -> AsyncGenerator[Any, None]:
@@ -259,11 +282,15 @@ def make_ingress() -> Any:
         message = f"{request.method} {request.url.path} is not served; there are POST /v1/chat/completions, POST /v1/completions and GET /v1/models"
         if error.status_code not in (404, 405):
             message = str(error.detail)
-        return JSONResponse(error_body(error.status_code, message), status_code=error.status_code, headers=dict(error.headers or {}))
+        return JSONResponse(
+            error_body(error.status_code, message), status_code=error.status_code, headers=dict(error.headers or {})
+        )
 
     @app.exception_handler(BadRequest)
     async def bad_request(request: Request, error: BadRequest) -> Response:
-        return JSONResponse(error_body(error.status, str(error), param=error.param, code=error.code), status_code=error.status)
+        return JSONResponse(
+            error_body(error.status, str(error), param=error.param, code=error.code), status_code=error.status
+        )
 
     @serve.ingress(app)
     class ReasonIngress(Ingress):

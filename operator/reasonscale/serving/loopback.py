@@ -27,4 +27,3 @@ def apply() -> None:
 
     on_loopback._reasonscale = True  # type: ignore[attr-defined]
     replica.add_port_to_grpc_server = on_loopback
-

@@ -20,7 +20,9 @@ class StepSums:
     waiting: int = 0
     _last_s: float | None = None
 
-    def step(self, now: float, running: int, waiting: int, kv_usage: float, capacity: float, prefill: int, preempted: int) -> None:
+    def step(
+        self, now: float, running: int, waiting: int, kv_usage: float, capacity: float, prefill: int, preempted: int
+    ) -> None:
         """Note one step; the time since the step before counts only where the engine was busy in between."""
         if self._last_s is not None and self.running > 0 and now > self._last_s:
             self.steps += 1

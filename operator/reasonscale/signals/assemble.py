@@ -1,0 +1,166 @@
+"""From raw samples of the ledger's metrics to one `Observation`. Pure; both sources go through it.
+
+Counters become increments since the observation before. A process that is seen for the first time after that counts
+whole: it has started since. On the very first observation only the lengths count whole, since they say how long chains
+last whenever they were; arrivals, tokens and steps do not, since nobody knows over what time.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from reasonscale.api import constants as c
+from reasonscale.scaling.types import N_BINS, ClassCounts, Fleet, Freshness, Observation, ReplicaCounts
+
+_BIN_INDEX = {str(edge): j for j, edge in enumerate(c.TOKEN_BINS)}
+_COUNTERS = frozenset({
+    c.M_REACHED, c.M_ENDED, c.M_ARRIVALS, c.M_PROMPT_TOKENS, c.M_REASONING_TOKENS, c.M_ANSWER_TOKENS, c.M_PREEMPTIONS,
+    c.M_STEPS, c.M_STEP_SECONDS, c.M_STEP_BATCH, c.M_STEP_KV, c.M_STEP_PREFILL,
+})  # fmt: skip
+_LENGTHS = frozenset({c.M_REACHED, c.M_ENDED})
+SHORT_GRACE_S = 15.0  # a replica that has just become ready has not been scraped yet
+FORGET_S = 900.0  # a process that comes back within this time goes on where it was
+
+Key = tuple[str, str, str, str]  # process, name, class, bin
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One series' value, as a scrape or a query gives it; `name` without Ray's prefix."""
+
+    name: str
+    labels: Mapping[str, str]
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What is kept from one observation to the next."""
+
+    time: float | None = None
+    counters: Mapping[Key, float] = field(default_factory=dict)
+    seen: Mapping[str, float] = field(default_factory=dict)  # process -> when last
+    short_since: float | None = None  # fewer ledgers than ready replicas since then
+
+
+def _process(labels: Mapping[str, str]) -> str:
+    return labels.get("WorkerId") or labels.get("ReplicaId") or labels.get("pod") or labels.get("instance") or ""
+
+
+def _increments(samples: list[Sample], before: Memory, now: float) -> tuple[dict[Key, float], Memory]:
+    """Return each counter's increment, and the memory with what is now."""
+    out: dict[Key, float] = {}
+    counters, seen = dict(before.counters), dict(before.seen)
+    for s in samples:
+        process = _process(s.labels)
+        if s.name not in _COUNTERS:
+            seen[process] = now
+            continue
+        key = (process, s.name, s.labels.get(c.LABEL_METRIC_CLASS, ""), s.labels.get(c.LABEL_METRIC_BIN, ""))
+        last = before.counters.get(key)
+        if last is None:
+            new_process = process not in before.seen
+            whole = s.name in _LENGTHS if before.time is None else True
+            # A series of a known process that appears only now began at zero.
+            gained = s.value if whole or (not new_process and before.time is not None) else 0.0
+        else:
+            gained = s.value - last if s.value >= last else s.value  # it started again
+        out[key] = out.get(key, 0.0) + max(0.0, gained)
+        counters[key] = s.value
+        seen[process] = now
+    old = {p for p, t in seen.items() if now - t > FORGET_S}
+    counters = {k: v for k, v in counters.items() if k[0] not in old}
+    return out, Memory(now, counters, {p: t for p, t in seen.items() if p not in old}, before.short_since)
+
+
+def _classes(samples: list[Sample], gained: Mapping[Key, float], live: frozenset[str]) -> dict[str, ClassCounts]:
+    scalars: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    bins: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(lambda: [0.0] * N_BINS))
+    for s in samples:
+        cls = s.labels.get(c.LABEL_METRIC_CLASS)
+        if cls is None or _process(s.labels) not in live or s.name in _COUNTERS:
+            continue
+        j = _BIN_INDEX.get(s.labels.get(c.LABEL_METRIC_BIN, ""))
+        if s.name == c.M_INFLIGHT and j is not None:
+            bins[cls][s.labels.get(c.LABEL_METRIC_PHASE, "")][j] += s.value
+        elif s.name == c.M_INFLIGHT_PROMPT and j is not None:
+            bins[cls]["prompt"][j] += s.value
+        elif s.name in (c.M_WAITING, c.M_WAITING_PROMPT):
+            scalars[cls][s.name] += s.value
+    for (_, name, cls, edge), value in gained.items():
+        if not cls:
+            continue
+        if name in _LENGTHS:
+            if edge in _BIN_INDEX:
+                bins[cls][name][_BIN_INDEX[edge]] += value
+        else:
+            scalars[cls][name] += value
+    return {
+        cls: ClassCounts(
+            waiting=scalars[cls][c.M_WAITING], waiting_prompt_tokens=scalars[cls][c.M_WAITING_PROMPT],
+            reasoning=tuple(bins[cls][c.PHASE_REASONING]), answering=tuple(bins[cls][c.PHASE_ANSWERING]),
+            inflight_prompt_tokens=tuple(bins[cls]["prompt"]), reached=tuple(bins[cls][c.M_REACHED]), ended=tuple(bins[cls][c.M_ENDED]),
+            arrivals=scalars[cls][c.M_ARRIVALS], prompt_tokens=scalars[cls][c.M_PROMPT_TOKENS],
+            reasoning_tokens=scalars[cls][c.M_REASONING_TOKENS], answer_tokens=scalars[cls][c.M_ANSWER_TOKENS],
+        )
+        for cls in sorted({*scalars, *bins})
+    }  # fmt: skip
+
+
+def _replicas(samples: list[Sample], gained: Mapping[Key, float], live: frozenset[str]) -> tuple[ReplicaCounts, ...]:
+    gauges: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    capacity: dict[str, float] = {}
+    for s in samples:
+        process = _process(s.labels)
+        if s.name == c.M_KV_CAPACITY:
+            capacity[process] = s.value
+        elif s.name in (c.M_KV_USED, c.M_WAITING, c.M_INFLIGHT):
+            gauges[process][s.name] += s.value
+    sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for (process, name, _, _), value in gained.items():
+        sums[process][name] += value
+    return tuple(
+        ReplicaCounts(
+            id=p, kv_capacity_tokens=capacity.get(p), kv_used_tokens=gauges[p][c.M_KV_USED],
+            running=gauges[p][c.M_INFLIGHT], waiting=gauges[p][c.M_WAITING], preemptions=sums[p][c.M_PREEMPTIONS],
+            steps=sums[p][c.M_STEPS], step_seconds=sums[p][c.M_STEP_SECONDS], step_batch=sums[p][c.M_STEP_BATCH],
+            step_kv_tokens=sums[p][c.M_STEP_KV], step_prefill_tokens=sums[p][c.M_STEP_PREFILL],
+        )
+        for p in sorted(live)
+    )  # fmt: skip
+
+
+def assemble(
+    samples: Iterable[Sample], model: str, fleet: Fleet, now: float, before: Memory, *, limit_s: float
+) -> tuple[Observation, Memory]:
+    """Return what the samples say of a model, and the memory for the next call.
+
+    A ledger whose last write is older than `limit_s` is a dead replica's that lingers, or one that is stuck: its gauges
+    do not count. Fewer live ledgers than ready replicas for more than 15 s make the whole STALE.
+    """
+    mine = [s for s in samples if s.labels.get(c.LABEL_METRIC_MODEL) == model]
+    gained, after = _increments(mine, before, now)
+    written = {_process(s.labels): s.value for s in mine if s.name == c.M_LEDGER_TIME}
+    live = frozenset(p for p, t in written.items() if now - t <= limit_s)
+    short = len(live) < fleet.ready
+    short_since = (before.short_since if before.short_since is not None else now) if short else None
+    after = replace(after, short_since=short_since)
+    if not written:
+        freshness, age = Freshness.ABSENT, None
+    elif not live:
+        freshness, age = Freshness.STALE, now - max(written.values())
+    else:
+        stuck = short_since is not None and now - short_since > SHORT_GRACE_S
+        freshness, age = (Freshness.STALE if stuck else Freshness.FRESH), now - min(written[p] for p in live)
+    observation = Observation(
+        time=now,
+        window_s=now - before.time if before.time is not None else 0.0,
+        freshness=freshness,
+        age_s=max(0.0, age) if age is not None else None,
+        fleet=fleet,
+        classes=_classes(mine, gained, live),
+        replicas=_replicas(mine, gained, live),
+    )
+    return observation, after
