@@ -1,0 +1,105 @@
+"""`reasonscale load`: open-loop load on an OpenAI endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+
+def load(
+    *, url: str = "http://127.0.0.1:8000", model: str | None = None, workload: str = "mixed", trace: Path | None = None,
+    rate: float = 0.5, duration: float = 60.0, seed: int = 1, report: Path | None = None,
+) -> int:  # fmt: skip
+    """Send requests at their times, whether or not earlier ones are answered, and report what came of them.
+
+    Parameters
+    ----------
+    url
+        The endpoint, such as http://127.0.0.1:8000.
+    model
+        The model's name; the endpoint's only one when absent.
+    workload
+        sums, collatz, mixed or cot-shift; questions for the bundled model, whose answers are checked.
+    trace
+        A trace file instead: rows of t, input, reasoning, answer, cls.
+    rate
+        Requests per second.
+    duration
+        Seconds.
+    seed
+        The same seed sends the same requests.
+    report
+        Write the report and every outcome to this JSON file.
+    """
+    return asyncio.run(_load(url, model, workload, trace, rate, duration, seed, report))
+
+
+async def _model(url: str, model: str | None, err: Console) -> str | None:
+    import httpx
+
+    try:
+        async with httpx.AsyncClient(base_url=url, timeout=10, trust_env=False) as http:
+            names = [m["id"] for m in (await http.get("/v1/models")).json()["data"]]
+    except (httpx.HTTPError, ValueError, KeyError, httpx.InvalidURL) as error:
+        err.print(f"load: no OpenAI endpoint answers at {url} ({type(error).__name__}); start one with: reasonscale up FILE")
+        return None
+    if model is None and len(names) == 1:
+        return str(names[0])
+    if model not in names:
+        err.print(f"load: --model was {model!r}; the endpoint has {', '.join(names)}")
+        return None
+    return model
+
+
+async def _load(
+    url: str, model: str | None, workload: str, trace: Path | None, rate: float, duration: float, seed: int, report: Path | None
+) -> int:
+    from reasonscale.load.client import Outcome, rows, send, summarize
+    from reasonscale.load.trace import WORKLOADS, BadTrace, from_trace
+    from reasonscale.load.trace import workload as make
+
+    out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
+    if rate <= 0 or duration <= 0:
+        err.print("load: --rate and --duration must be greater than 0")
+        return 2
+    if workload not in WORKLOADS:
+        err.print(f"load: --workload was {workload!r}; there are {', '.join(WORKLOADS)}")
+        return 2
+    try:
+        plans = from_trace(trace) if trace is not None else make(workload, rate, duration, seed)
+    except BadTrace as error:
+        err.print(f"load: {error}")
+        return 2
+    name = await _model(url, model, err)
+    if name is None:
+        return 1
+    what = str(trace) if trace is not None else f"{workload}, {rate:g}/s for {duration:g} s, seed {seed}"
+    out.print(f"load: {len(plans)} requests to {name} at {url} ({what})")
+    stop, done, started = asyncio.Event(), list[Outcome](), time.monotonic()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
+
+    async def progress() -> None:
+        while True:
+            await asyncio.sleep(5)
+            failed = sum(o.failed for o in done)
+            out.print(f"  {time.monotonic() - started:5.0f} s  {len(done)} of {len(plans)} answered, {failed} failed")
+
+    ticker = asyncio.create_task(progress())
+    outcomes = await send(url, name, plans, on_done=done.append, stop=stop)
+    ticker.cancel()
+    summary = summarize(outcomes)
+    if stop.is_set():
+        out.print(f"load: interrupted after {len(outcomes)} of {len(plans)} requests; what ran is kept")
+    for key, value in summary.items():
+        if value not in ({}, None):
+            out.print(f"  {key:<17} {json.dumps(value) if isinstance(value, dict) else value}", markup=False)
+    if report is not None:
+        report.write_text(json.dumps({"command": " ".join(sys.argv), "url": url, "model": name, **summary, "outcomes": rows(outcomes)}, indent=1))
+        out.print(f"  written to {report}")
+    return 1 if summary["failed"] else 0
