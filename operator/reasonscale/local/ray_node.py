@@ -15,6 +15,8 @@ RAY_ENV: Mapping[str, str] = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray then binds to 127.0.0.1 instead of to all interfaces
     "RAY_SERVE_ENABLE_HA_PROXY": "0",
+    # One well-formed id for each request, also in what the proxy itself answers.
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "reasonscale.serving.proxy:middlewares",
     "RAY_DEDUP_LOGS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DISABLE_IMPORT_WARNING": "1",

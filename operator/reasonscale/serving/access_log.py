@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import IO
 
 ENV = "REASONSCALE_ACCESS_LOG"
@@ -15,7 +16,7 @@ log = logging.getLogger("reasonscale.access")
 
 @dataclass(slots=True)
 class Entry:
-    """A request as the access log has it. Times: unix seconds and durations in seconds."""
+    """A request as the access log has it. Times: unix seconds and durations in seconds; None: it never came to that."""
 
     time: float
     id: str
@@ -32,27 +33,43 @@ class Entry:
     ttft_s: float | None = None
     ttfat_s: float | None = None
     e2e_s: float | None = None
-    error: str | None = None
+    error: str | None = None  # a code, and the field where one is at fault; never what a client wrote
+    started_s: float = field(default=0.0, repr=False)  # by the monotonic clock; not logged
 
-    def first(self, kind_is_answer: bool, started: float) -> None:
+    def first(self, is_answer: bool, now: float) -> None:
         """Note the first token and the first token of the answer."""
-        passed = round(time.monotonic() - started, 4)
+        passed = round(now - self.started_s, 4)
         if self.ttft_s is None:
             self.ttft_s = passed
-        if kind_is_answer and self.ttfat_s is None:
+        if is_answer and self.ttfat_s is None:
             self.ttfat_s = passed
+
+    def line(self) -> str:
+        """Return the entry as one line of JSON."""
+        values = asdict(self)
+        del values["started_s"]
+        return json.dumps(values, separators=(",", ":"))
 
 
 class AccessLog:
     """Appends to the file that REASONSCALE_ACCESS_LOG names, and to the logger `reasonscale.access`."""
 
-    def __init__(self) -> None:
-        path = os.environ.get(ENV)
-        self._file: IO[str] | None = open(path, "a", buffering=1) if path else None  # noqa: SIM115
+    def __init__(self, env: Mapping[str, str] = os.environ) -> None:
+        self._file: IO[str] | None = None
+        path = env.get(ENV)
+        if path:
+            try:
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+                self._file = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
+            except OSError as error:  # serving goes on: a log is not worth an outage
+                log.error("%s names %s, which cannot be written: %s", ENV, path, error)
 
     def write(self, entry: Entry) -> None:
-        """Write one request."""
-        line = json.dumps(asdict(entry), separators=(",", ":"))
+        """Write one request; a full disk costs its line, never the request."""
+        line = entry.line()
         if self._file is not None:
-            self._file.write(line + "\n")
+            try:
+                self._file.write(line + "\n")
+            except OSError as error:
+                log.error("the access log cannot be written: %s", error)
         log.info(line)

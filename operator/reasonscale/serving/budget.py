@@ -40,7 +40,7 @@ class Applied:
     label: str  # for the response header: tokens, `off`, `unlimited` or `native:<effort>`
 
 
-def _said(value: Any) -> str:
+def said(value: Any) -> str:
     """Return a value as an error message quotes it: never longer than a line."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
@@ -51,10 +51,10 @@ def _whole(body: Mapping[str, Any], name: str, least: int) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
-        raise BadRequest(f"{name} was {_said(value)}; it must be a whole number of tokens", name)
+        raise BadRequest(f"{name} was {said(value)}; it must be a whole number of tokens", name)
     if value < least:
         unlimited = ", or -1 for the most that the model allows" if least == -1 else ""
-        raise BadRequest(f"{name} was {_said(value)}; it must be at least {max(least, 0)}{unlimited}", name)
+        raise BadRequest(f"{name} was {said(value)}; it must be at least {max(least, 0)}{unlimited}", name)
     return value
 
 
@@ -74,7 +74,7 @@ def _template_kwargs(body: Mapping[str, Any]) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise BadRequest(f"chat_template_kwargs was {_said(value)}; it must be a map", "chat_template_kwargs")
+        raise BadRequest(f"chat_template_kwargs was {said(value)}; it must be a map", "chat_template_kwargs")
     return dict(value)
 
 

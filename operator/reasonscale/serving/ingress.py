@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import re
+import asyncio
+import logging
 import time
-import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -17,20 +16,48 @@ from ray.llm._internal.serve.core.ingress.utils import _sanitize_chat_completion
 from ray.llm._internal.serve.core.protocol import RawRequestInfo
 from ray.util.metrics import Counter, Histogram
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from reasonscale.api import constants as c
-from reasonscale.serving import events, loopback
+from reasonscale.serving import events
 from reasonscale.serving.access_log import AccessLog, Entry
-from reasonscale.serving.budget import Applied, BadRequest, apply, class_of, max_output
+from reasonscale.serving.budget import BadRequest
 from reasonscale.serving.errors import error_body
-from reasonscale.serving.settings import MAX_BODY_BYTES, ModelSettings
+from reasonscale.serving.limits import InFlight
+from reasonscale.serving.reading import govern, model_of, read_body, request_id
+from reasonscale.serving.settings import ModelSettings
+from reasonscale.serving.stream import error_of, flatten, relay
 
-_GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _SECONDS = [0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300, 600, 1800]
 _TPOT = [0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1]
-MAX_PROMPTS = 64
-loopback.apply()
+_MODEL, _CLS, _REASON = c.LABEL_METRIC_MODEL, c.LABEL_METRIC_CLASS, c.LABEL_METRIC_REASON
+_CLIENT_GONE = 499
+_SERVED = "POST /v1/chat/completions, POST /v1/completions and GET /v1/models"
+log = logging.getLogger("ray.serve")
+
+
+@dataclass(slots=True)
+class Call:
+    """One request from its first byte to its line in the log."""
+
+    entry: Entry
+    headers: dict[str, str]
+    place: InFlight | None = None
+    settled: bool = False
+
+
+class _Stream(StreamingResponse):  # type: ignore[misc]
+    """A streaming response whose source is closed also where a client went before its first byte."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self.body_iterator.aclose()
+            self.over()
+
+    over: Any = staticmethod(lambda: None)  # called when all is over; settles what the source could not
 
 
 class Ingress:
@@ -39,193 +66,140 @@ class Ingress:
     def __init__(self, servers: dict[str, Any]) -> None:
         self._handles = {name: handle.options(stream=True) for name, handle in servers.items()}
         self._settings: dict[str, ModelSettings] = {}
+        self._held: dict[str, InFlight] = {}
         self._created = int(time.time())
         self._log = AccessLog()
-        tags = (c.LABEL_METRIC_MODEL, c.LABEL_METRIC_CLASS)
-        self._ttft = Histogram(c.M_TTFT, description=c.M_TTFT, boundaries=_SECONDS, tag_keys=tags)
-        self._ttfat = Histogram(c.M_TTFAT, description=c.M_TTFAT, boundaries=_SECONDS, tag_keys=tags)
-        self._tpot = Histogram(c.M_TPOT, description=c.M_TPOT, boundaries=_TPOT, tag_keys=tags)
-        self._e2e = Histogram(c.M_E2E, description=c.M_E2E, boundaries=_SECONDS, tag_keys=tags)
-        self._rejected = Counter(
-            c.M_REJECTED, description=c.M_REJECTED, tag_keys=(c.LABEL_METRIC_MODEL, c.LABEL_METRIC_REASON)
-        )
+        self._times = {
+            name: Histogram(name, description=name, boundaries=bounds, tag_keys=(_MODEL, _CLS))
+            for name, bounds in ((c.M_TTFT, _SECONDS), (c.M_TTFAT, _SECONDS), (c.M_TPOT, _TPOT), (c.M_E2E, _SECONDS))
+        }
+        self._rejected = Counter(c.M_REJECTED, description=c.M_REJECTED, tag_keys=(_MODEL, _REASON))
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take new budgets, classes and limits; no engine restarts."""
         self._settings = {name: ModelSettings.from_json(data) for name, data in user_config["models"].items()}
 
-    # -- reading a request
-
-    async def _body(self, request: Request) -> dict[str, Any]:
-        declared = request.headers.get("content-length", "")
-        too_large = BadRequest(f"the body exceeds {MAX_BODY_BYTES} bytes", status=413, code="body_too_large")
-        if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
-            raise too_large
-        raw = bytearray()
-        async for chunk in request.stream():
-            raw += chunk
-            if len(raw) > MAX_BODY_BYTES:
-                raise too_large
-        try:
-            body = json.loads(bytes(raw))
-        except (ValueError, UnicodeDecodeError) as error:
-            raise BadRequest(f"the body is no JSON: {error}", code="invalid_json") from None
-        if not isinstance(body, dict):
-            raise BadRequest(f"the body was a {type(body).__name__}; it must be a JSON object", code="invalid_json")
-        return body
-
-    def _model(self, body: dict[str, Any]) -> ModelSettings:
-        name = body.get("model")
-        known = ", ".join(self._settings)
-        if name is None:
-            raise BadRequest(f"model is missing; there are: {known}", "model")
-        if not isinstance(name, str) or name not in self._settings:
-            raise BadRequest(f"model was {name!r}; there are: {known}", "model", 404, "model_not_found")
-        return self._settings[name]
-
-    def _applied(self, settings: ModelSettings, body: dict[str, Any], headers: dict[str, str], chat: bool) -> Applied:
-        if chat:
-            return apply(settings, body, headers)
-        max_output(body)
-        prompt = body.get("prompt")
-        if isinstance(prompt, list) and len(prompt) > MAX_PROMPTS and not isinstance(prompt[0], int):
-            raise BadRequest(f"prompt held {len(prompt)} prompts; at most {MAX_PROMPTS} are taken at once", "prompt")
-        out = {k: v for k, v in body.items() if k not in ("thinking_token_budget", "reasoning_effort")}
-        return Applied(out, None, class_of(settings, headers, None, None, True), "unlimited")
-
-    def _typed(self, body: dict[str, Any], rid: str, chat: bool) -> Any:
-        n = body.get("n")
-        if isinstance(n, int) and n > 16:
-            raise BadRequest(f"n was {n}; at most 16 are made at once", "n")
-        kind = ChatCompletionRequest if chat else CompletionRequest
-        try:
-            request = kind.model_validate(body | {"request_id": rid})
-            return _sanitize_chat_completion_request(request) if chat else request
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(p) for p in first["loc"] if not str(p).startswith("Chat")) or None
-            raise BadRequest(f"{where or 'the body'}: {first['msg']}", where) from None
-        except ValueError as error:
-            raise BadRequest(str(error)) from None
-
-    # -- answering
-
     async def answer(self, request: Request, chat: bool) -> Response:
         """Answer a chat completion (or a completion), streamed or not."""
-        started = time.monotonic()
-        given = request.headers.get(c.HEADER_REQUEST_ID, "")
-        rid = given if _GOOD_ID.fullmatch(given) else uuid.uuid4().hex
-        entry = Entry(time=round(time.time(), 3), id=rid, endpoint="chat" if chat else "completions")
-        headers: dict[str, str] = {}  # Serve's proxy answers with x-request-id by itself: the client's, or one it made
+        given = request.headers.get(c.HEADER_REQUEST_ID)
+        rid = request_id(given)
+        endpoint = "chat" if chat else "completions"
+        entry = Entry(time=round(time.time(), 3), id=rid, endpoint=endpoint, started_s=time.monotonic())
+        # Serve's proxy answers with the id that it was given or made; ours beside it would come out twice.
+        call = Call(entry, {} if given == rid else {c.HEADER_REQUEST_ID: rid})
         try:
-            body = await self._body(request)
-            settings = self._model(body)
+            body = await read_body(request.headers.get("content-length"), request.stream())
+            settings = model_of(self._settings, body.get("model"))
             entry.model = settings.model
-            applied = self._applied(settings, body, dict(request.headers), chat)
+            applied = govern(settings, body, dict(request.headers), chat=chat)
             entry.cls, entry.budget = applied.cls, applied.label
-            headers |= {c.HEADER_BUDGET: applied.label, c.HEADER_CLASS: applied.cls}
-            typed = self._typed(applied.body, rid, chat)
+            call.headers |= {c.HEADER_BUDGET: applied.label, c.HEADER_CLASS: applied.cls}
+            typed = _typed(applied.body, rid, chat)
             entry.streamed = bool(typed.stream)
-            return await self._run(settings, typed, entry, headers, started, chat)
+            return await self._run(settings, typed, call, chat)
         except BadRequest as error:
-            return self._refuse(entry, headers, started, error.status, str(error), error.param, error.code)
+            return self._refuse(call, error.status, str(error), error.param, error.code)
+        except (asyncio.CancelledError, ClientDisconnect):
+            self._settle(call, _CLIENT_GONE, {})
+            raise
         except Exception as error:
-            return self._refuse(entry, headers, started, *_failure(error), code="engine_error")
+            status, message = _failure(error, rid)
+            return self._refuse(call, status, message, None, "engine_error")
 
-    async def _run(
-        self, settings: ModelSettings, typed: Any, entry: Entry, headers: dict[str, str], started: float, chat: bool
-    ) -> Response:
+    async def _run(self, settings: ModelSettings, typed: Any, call: Call, chat: bool) -> Response:
+        held = self._held.setdefault(settings.model, InFlight())
+        if not held.take(settings.max_in_flight):
+            return self._overloaded(call, held.held, held.retry_after_s(time.monotonic()))
+        call.place = held
+        entry = call.entry
         info = RawRequestInfo(headers={c.HEADER_REQUEST_ID: entry.id, c.HEADER_CLASS: entry.cls})
         handle = self._handles[settings.model]
-        stream = (handle.chat if chat else handle.completions).remote(typed, info)
-        pieces = _pieces(stream)
-        first = await anext(pieces, None)
+        pieces = flatten((handle.chat if chat else handle.completions).remote(typed, info))
+        try:
+            first = await anext(pieces, None)
+        except BaseException:
+            await pieces.aclose()
+            raise
+        if isinstance(first, tuple) and first[0] != events.ERROR:
+            return self._streamed(first, pieces, call)
+        await pieces.aclose()
         if first is None:
-            return self._refuse(entry, headers, started, 500, "the engine gave no answer", None, "engine_error")
-        if isinstance(first, dict):
-            return self._whole(first, entry, headers, started)
-        if first[0] == events.ERROR:
-            status, message = _stream_error(first[1])
-            return self._refuse(entry, headers, started, status, message, None, None)
-        return StreamingResponse(
-            self._events(first, pieces, entry, started), media_type="text/event-stream", headers=headers
-        )
-
-    def _whole(self, first: dict[str, Any], entry: Entry, headers: dict[str, str], started: float) -> Response:
+            return self._refuse(call, 500, "the engine gave no answer", None, "engine_error")
+        if isinstance(first, tuple):
+            status, message = error_of(first[1])
+            return self._engine_error(call, status, message, None)
         if "refused" in first:
-            self._rejected.inc(tags={c.LABEL_METRIC_MODEL: entry.model, c.LABEL_METRIC_REASON: "queue_full"})
-            headers["retry-after"] = str(first["refused"])
-            message = f"{first['waiting']} requests wait already; come back in {first['refused']} s"
-            return self._refuse(entry, headers, started, 429, message, None, "queue_full")
+            return self._overloaded(call, first["waiting"], first["refused"])
         if "error" in first:
             error = first["error"]
-            status = int(error.get("code") or 400)
-            return self._refuse(entry, headers, started, status, error.get("message", ""), error.get("param"), None)
-        self._done(entry, first["counts"], started, 200)
-        return JSONResponse(first["response"], headers=headers)
+            code = error.get("code")
+            status = code if isinstance(code, int) and 400 <= code < 600 else 500
+            return self._engine_error(call, status, str(error.get("message") or ""), error.get("param"))
+        self._settle(call, 200, first["counts"])
+        return JSONResponse(first["response"], headers=call.headers)
 
-    async def _events(
-        self, first: Any, rest: AsyncIterator[Any], entry: Entry, started: float
-    ) -> AsyncGenerator[str, None]:
-        counts: dict[str, Any] = {}
-        status, done = 499, False  # the client went away, unless something else comes
-        try:
-            item: Any = first
-            while item is not None:
-                kind, text = item
-                if kind == events.COUNTS:
-                    counts = text
-                else:
-                    if kind in (events.REASONING, events.ANSWER):
-                        entry.first(kind == events.ANSWER, started)
-                    elif kind == events.ERROR:
-                        status, entry.error = 500, _stream_error(text)[1]
-                    done = done or text == events.DONE
-                    if text:
-                        yield text
-                item = await anext(rest, None)
-            if status == 499:
-                status = 200
-        except Exception as error:
-            status, message = _failure(error)[:2]
-            entry.error = message
-            yield f"data: {json.dumps(error_body(status, message, code='engine_error'))}\n\n"
-        finally:
-            self._done(entry, counts, started, status)
-        if not done:
-            yield events.DONE
+    def _streamed(self, first: Any, pieces: Any, call: Call) -> Response:
+        rid = call.entry.id
+        body = relay(
+            first,
+            pieces,
+            call.entry,
+            settle=lambda status, counts: self._settle(call, status, counts),
+            failure=lambda error: _failure(error, rid),
+        )
+        headers = call.headers | {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        response = _Stream(body, media_type="text/event-stream", headers=headers)
+        response.over = lambda: self._settle(call, _CLIENT_GONE, {})
+        return response
 
-    def _refuse(
-        self,
-        entry: Entry,
-        headers: dict[str, str],
-        started: float,
-        status: int,
-        message: str,
-        param: str | None = None,
-        code: str | None = None,
-    ) -> Response:
-        entry.error = message
-        self._done(entry, {}, started, status)
-        return JSONResponse(error_body(status, message, param=param, code=code), status_code=status, headers=headers)
+    def _overloaded(self, call: Call, held: int, retry_after_s: int) -> Response:
+        tags = {_MODEL: call.entry.model, _REASON: "queue_full"}
+        self._rejected.inc(tags=tags)
+        call.headers["retry-after"] = str(retry_after_s)
+        message = f"{held} requests are held or wait already; come back in {retry_after_s} s"
+        return self._refuse(call, 429, message, None, "queue_full")
 
-    def _done(self, entry: Entry, counts: dict[str, Any], started: float, status: int) -> None:
-        entry.status = status
-        entry.e2e_s = round(time.monotonic() - started, 4)
+    def _engine_error(self, call: Call, status: int, message: str, param: str | None) -> Response:
+        if status >= 500:
+            log.error("request %s failed in the engine: %s", call.entry.id, message)
+            message = f"the engine failed (request {call.entry.id}); the server's log has the reason"
+        code = "engine_error" if status >= 500 else "invalid_value"
+        return self._refuse(call, status, message, param, code)
+
+    def _refuse(self, call: Call, status: int, message: str, param: str | None, code: str | None) -> Response:
+        # The log has the code and the field at fault; the message may quote what the client wrote.
+        field = param.split(".")[0] if param else None
+        call.entry.error = f"{code}: {field}" if field else code
+        if status == 503:
+            call.headers.setdefault("retry-after", "1")
+        self._settle(call, status, {})
+        return JSONResponse(error_body(status, message, param=param, code=code), status, headers=call.headers)
+
+    def _settle(self, call: Call, status: int, counts: dict[str, Any]) -> None:
+        """Write a request's line and its times, once; whatever happens to its client afterwards."""
+        if call.settled:
+            return
+        call.settled = True
+        now, entry = time.monotonic(), call.entry
+        if call.place is not None:
+            call.place.give(now)
+        entry.status, entry.e2e_s = status, round(now - entry.started_s, 4)
         for name, value in counts.items():
             setattr(entry, name, value)
         self._log.write(entry)
-        if status != 200:
-            return
-        tags = {c.LABEL_METRIC_MODEL: entry.model, c.LABEL_METRIC_CLASS: entry.cls}
-        self._e2e.observe(entry.e2e_s, tags=tags)
+        if status == 200:
+            self._observe(entry, entry.e2e_s)
+
+    def _observe(self, entry: Entry, e2e_s: float) -> None:
+        tags = {_MODEL: entry.model, _CLS: entry.cls}
+        self._times[c.M_E2E].observe(e2e_s, tags=tags)
         if entry.ttft_s is not None:
-            self._ttft.observe(entry.ttft_s, tags=tags)
+            self._times[c.M_TTFT].observe(entry.ttft_s, tags=tags)
             tokens = entry.reasoning_tokens + entry.answer_tokens
             if tokens > 1:
-                self._tpot.observe((entry.e2e_s - entry.ttft_s) / (tokens - 1), tags=tags)
+                self._times[c.M_TPOT].observe((e2e_s - entry.ttft_s) / (tokens - 1), tags=tags)
         if entry.ttfat_s is not None:
-            self._ttfat.observe(entry.ttfat_s, tags=tags)
+            self._times[c.M_TTFAT].observe(entry.ttfat_s, tags=tags)
 
     def models(self) -> dict[str, Any]:
         """Return OpenAI's list of models."""
@@ -233,44 +207,36 @@ class Ingress:
 
     def model(self, name: str) -> dict[str, Any]:
         """Return one entry of that list; BadRequest for an unknown name."""
-        settings = self._model({"model": name})
-        return {
-            "id": name,
-            "object": "model",
-            "created": self._created,
-            "owned_by": "reasonscale",
-            "max_model_len": settings.max_model_len,
-        }
+        length = model_of(self._settings, name).max_model_len
+        common = {"object": "model", "created": self._created, "owned_by": "reasonscale"}
+        return {"id": name, **common, "max_model_len": length}
 
 
-async def _pieces(stream: Any) -> AsyncGenerator[Any, None]:
-    """Flatten what the server sends: it batches several events of a stream into a list."""
-    async for item in stream:
-        if isinstance(item, list):
-            for piece in item:
-                yield piece
-        else:
-            yield item
-
-
-def _stream_error(event: str) -> tuple[int, str]:
+def _typed(body: dict[str, Any], rid: str, chat: bool) -> Any:
+    """Return a request as the engine takes it; BadRequest with the field of the first thing that is wrong."""
+    kind = ChatCompletionRequest if chat else CompletionRequest
     try:
-        error = json.loads(event[6:])["error"]
-        code = error.get("code")
-        return (code if isinstance(code, int) and 400 <= code < 600 else 500), str(error.get("message"))
-    except (ValueError, KeyError, TypeError):
-        return 500, "the engine failed"
+        request = kind.model_validate(body | {"request_id": rid})
+        return _sanitize_chat_completion_request(request) if chat else request
+    except ValidationError as error:
+        first = error.errors()[0]
+        # Names of a union's arms stand between the fields; they are pydantic's, not the client's.
+        parts = [str(p) for p in first["loc"] if isinstance(p, int) or str(p) in body or str(p).islower()]
+        where = ".".join(parts) or None
+        raise BadRequest(f"{where or 'the body'}: {first['msg']}", where) from None
+    except ValueError as error:
+        raise BadRequest(str(error)) from None
 
 
-def _failure(error: Exception) -> tuple[int, str, None]:
+def _failure(error: Exception, rid: str) -> tuple[int, str]:
     """Return status and message of a failure between here and the engine: ours to log, not the client's to read."""
-    import logging
-
-    logging.getLogger("ray.serve").error("request failed: %s", error, exc_info=error)
+    log.error("request %s failed: %s", rid, error, exc_info=error)
     name = type(error).__name__
     if "Died" in name or "Unavailable" in name:
-        return 503, "the engine that held this request was lost; send it again", None
-    return 500, "the engine failed; the server's log has the reason", None
+        return 503, "the engine that held this request was lost; send it again"
+    if "BackPressure" in name:
+        return 503, "too many requests wait already; send it again"
+    return 500, f"the engine failed (request {rid}); the server's log has the reason"
 
 
 def make_ingress() -> Any:
@@ -279,18 +245,16 @@ def make_ingress() -> Any:
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
-        message = f"{request.method} {request.url.path} is not served; there are POST /v1/chat/completions, POST /v1/completions and GET /v1/models"
+        message = f"{request.method} {request.url.path} is not served; there are {_SERVED}"
         if error.status_code not in (404, 405):
             message = str(error.detail)
-        return JSONResponse(
-            error_body(error.status_code, message), status_code=error.status_code, headers=dict(error.headers or {})
-        )
+        body = error_body(error.status_code, message, code="not_served")
+        return JSONResponse(body, status_code=error.status_code, headers=dict(error.headers or {}))
 
     @app.exception_handler(BadRequest)
     async def bad_request(request: Request, error: BadRequest) -> Response:
-        return JSONResponse(
-            error_body(error.status, str(error), param=error.param, code=error.code), status_code=error.status
-        )
+        body = error_body(error.status, str(error), param=error.param, code=error.code)
+        return JSONResponse(body, status_code=error.status)
 
     @serve.ingress(app)
     class ReasonIngress(Ingress):

@@ -1,0 +1,76 @@
+"""Reads a request before an engine sees it: its id, its body, its model. Pure but for the body's own stream."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, NoReturn
+
+from reasonscale.serving.budget import Applied, BadRequest, apply, apply_completion, check_hidden, said
+from reasonscale.serving.settings import MAX_BODY_BYTES, ModelSettings
+
+_GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+MAX_PROMPTS = 64
+MAX_CHOICES = 16
+
+
+def request_id(given: str | None) -> str:
+    """Return a request's id: the client's where it is well-formed, else a new one."""
+    return given if given and _GOOD_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def parse_body(raw: bytes) -> dict[str, Any]:
+    """Return a body's object; BadRequest where it is none."""
+    try:
+        body = json.loads(raw, parse_constant=_no_constant)
+    except RecursionError:
+        raise BadRequest("the body is nested too deeply", code="invalid_json") from None
+    except ValueError as error:
+        raise BadRequest(f"the body is no JSON: {error}", code="invalid_json") from None
+    if not isinstance(body, dict):
+        raise BadRequest(f"the body was a {type(body).__name__}; it must be a JSON object", code="invalid_json")
+    return body
+
+
+async def read_body(declared: str | None, chunks: AsyncIterator[bytes]) -> dict[str, Any]:
+    """Return a body's object; BadRequest (413) as soon as it is too large, whether its length was declared or not."""
+    too_large = BadRequest(f"the body exceeds {MAX_BODY_BYTES} bytes", status=413, code="body_too_large")
+    if declared and declared.isdigit() and int(declared[:20]) > MAX_BODY_BYTES:
+        raise too_large
+    raw = bytearray()
+    async for chunk in chunks:
+        raw += chunk
+        if len(raw) > MAX_BODY_BYTES:
+            raise too_large
+    return parse_body(bytes(raw))
+
+
+def model_of(models: Mapping[str, ModelSettings], name: object) -> ModelSettings:
+    """Return the settings of the model that a request names; BadRequest with the known names."""
+    known = ", ".join(models)
+    if name is None:
+        raise BadRequest(f"model is missing; there are: {known}", "model")
+    if not isinstance(name, str) or name not in models:
+        raise BadRequest(f"model was {said(name)}; there are: {known}", "model", 404, "model_not_found")
+    return models[name]
+
+
+def _check_numbers(body: Mapping[str, Any]) -> None:
+    n, prompt = body.get("n"), body.get("prompt")
+    if isinstance(n, int) and n > MAX_CHOICES:
+        raise BadRequest(f"n was {said(n)}; at most {MAX_CHOICES} are made at once", "n")
+    if isinstance(prompt, list) and len(prompt) > MAX_PROMPTS and not isinstance(prompt[0], int):
+        raise BadRequest(f"prompt held {len(prompt)} prompts; at most {MAX_PROMPTS} are taken at once", "prompt")
+
+
+def govern(settings: ModelSettings, body: Mapping[str, Any], headers: Mapping[str, str], *, chat: bool) -> Applied:
+    """Return a request with its budget and class; BadRequest for what no engine needs to see."""
+    _check_numbers(body)
+    check_hidden(settings, body, chat=chat)
+    return (apply if chat else apply_completion)(settings, body, headers)

@@ -1,0 +1,100 @@
+"""Hands a stream on to its client: times by what each piece carries, a true end, and an engine that is let go."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+from reasonscale.serving import events
+from reasonscale.serving.access_log import Entry
+from reasonscale.serving.errors import error_body
+
+# A hidden chain sends nothing for minutes, and what lies between closes an idle connection, often after 60 s.
+KEEP_ALIVE_S = 15.0
+KEEP_ALIVE = ": thinking\n\n"
+
+
+async def flatten(stream: Any) -> AsyncGenerator[Any, None]:
+    """Yield what the server sends piece by piece: it batches several events of a stream into a list.
+
+    Left before its end, the request is cancelled, so that the engine stops making tokens that nobody reads.
+    """
+    ended = False
+    try:
+        async for item in stream:
+            if isinstance(item, list):
+                for piece in item:
+                    yield piece
+            else:
+                yield item
+        ended = True
+    finally:
+        if not ended and hasattr(stream, "cancel"):
+            stream.cancel()
+
+
+def error_of(event: str) -> tuple[int, str]:
+    """Return status and message of an engine's error event."""
+    try:
+        error = json.loads(event.removeprefix("data: "))["error"]
+        code = error.get("code")
+        status = code if isinstance(code, int) and 400 <= code < 600 else 500
+        return status, str(error.get("message") or "the engine failed")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return 500, "the engine failed"
+
+
+async def relay(
+    first: Any,
+    rest: AsyncGenerator[Any, None],
+    entry: Entry,
+    settle: Callable[[int, dict[str, Any]], None],
+    failure: Callable[[Exception], tuple[int, str]],
+    clock: Callable[[], float] = time.monotonic,
+) -> AsyncGenerator[str, None]:
+    """Yield server-sent events, `[DONE]` last and once. `settle(status, counts)` is called when the stream is over.
+
+    A failure after the first event ends the stream with OpenAI's error object, and is settled as what it is: no 200.
+    """
+    counts: dict[str, Any] = {}
+    status = 499  # the client went away, unless the stream comes to its end
+    failed: int | None = None
+    sent_s = clock()
+    try:
+        item: Any = first
+        while item is not None:
+            kind, text = item
+            if kind == events.COUNTS:
+                counts = text
+            elif kind == events.ERROR:
+                failed, message = error_of(text)
+                yield _error_event(failed, message if failed < 500 else "the engine failed", entry.id)
+            elif text != events.DONE:
+                if kind in (events.REASONING, events.ANSWER):
+                    entry.first(kind == events.ANSWER, clock())
+                if text:
+                    sent_s = clock()
+                    yield text
+                elif clock() - sent_s >= KEEP_ALIVE_S:
+                    sent_s = clock()
+                    yield KEEP_ALIVE
+            item = await anext(rest, None)
+        status = failed or 200
+        yield events.DONE
+    except Exception as error:
+        status, message = failure(error)
+        yield _error_event(status, message, entry.id)
+        yield events.DONE
+    finally:
+        await rest.aclose()
+        status = failed or status
+        if status not in (200, 499):
+            entry.error = "engine_error"
+        settle(status, counts)
+
+
+def _error_event(status: int, message: str, rid: str) -> str:
+    body = error_body(status, f"{message} (request {rid})", code="engine_error")
+    return f"data: {json.dumps(body, separators=(',', ':'))}\n\n"
