@@ -1,8 +1,9 @@
 """From what the ledger counts to the hazard of each token bin: a life table with two memories.
 
-A request leaves bin j by ending in it or by reaching the next one, so with D ended and P passed the share that ends is
-D / (D + P + I/2), where the I still inside count half: they have survived half the bin on average. Dividing ended by
-reached instead would be wrong whenever load changes, since a request reaches a bin long before it ends in it.
+Of the E requests that entered bin j, D ended in it and P passed on to the next. One that is still inside, or was cut
+there, has been at risk over half the bin on average, so each entry counts half and so does each exit:
+D / ((E + D + P) / 2) is the share that ends, whether load is steady, rises or falls. D / E alone would be wrong
+whenever load changes, since a request reaches a bin long before it ends in it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ SHORT_HALF_LIFE_S = 300.0
 LONG_HALF_LIFE_S = 3600.0
 PRIOR_SIGMA = 1.0  # spread of log length within a class; R1's whole day has 1.3, its single clients 0.6 to 1.1
 POOLED_PRIOR_EVENTS = 2.0  # pseudo-counts
-CLASS_PRIOR_REQUESTS = 6.0
+CLASS_PRIOR_REQUESTS = 2.0
 RATIO_BOUND = 20.0
 # Half the neighbourhood in which the short memory is tested against the long one. One bin alone has too few events
 # to contradict anything; all bins together would miss a shift that only long chains show.
@@ -29,33 +30,23 @@ NEIGHBOURS = 2
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Decayed counts of one class: requests that ended in a bin, and that passed it, in two memories."""
+    """Decayed counts of one class: requests that reached a bin, and that ended in it, in two memories."""
 
+    reached_short: tuple[float, ...] = NO_BINS
     ended_short: tuple[float, ...] = NO_BINS
-    passed_short: tuple[float, ...] = NO_BINS
+    reached_long: tuple[float, ...] = NO_BINS
     ended_long: tuple[float, ...] = NO_BINS
-    passed_long: tuple[float, ...] = NO_BINS
-    inflight: tuple[float, ...] = NO_BINS  # at the last observation
 
 
 def remember(lengths: Lengths, counts: ClassCounts | None, dt_s: float) -> Lengths:
     """Return the memory `dt_s` seconds later, with the increments of `counts` added."""
     short, long = 0.5 ** (dt_s / SHORT_HALF_LIFE_S), 0.5 ** (dt_s / LONG_HALF_LIFE_S)
-    if counts is None:
-        return Lengths(
-            ended_short=tuple(x * short for x in lengths.ended_short),
-            passed_short=tuple(x * short for x in lengths.passed_short),
-            ended_long=tuple(x * long for x in lengths.ended_long),
-            passed_long=tuple(x * long for x in lengths.passed_long),
-        )
-    ended = counts.ended
-    passed = (*counts.reached[1:], 0.0)
+    reached, ended = (counts.reached, counts.ended) if counts else (NO_BINS, NO_BINS)
     return Lengths(
+        reached_short=tuple(x * short + r for x, r in zip(lengths.reached_short, reached, strict=True)),
         ended_short=tuple(x * short + e for x, e in zip(lengths.ended_short, ended, strict=True)),
-        passed_short=tuple(x * short + p for x, p in zip(lengths.passed_short, passed, strict=True)),
+        reached_long=tuple(x * long + r for x, r in zip(lengths.reached_long, reached, strict=True)),
         ended_long=tuple(x * long + e for x, e in zip(lengths.ended_long, ended, strict=True)),
-        passed_long=tuple(x * long + p for x, p in zip(lengths.passed_long, passed, strict=True)),
-        inflight=tuple(r + a for r, a in zip(counts.reasoning, counts.answering, strict=True)),
     )
 
 
@@ -63,11 +54,12 @@ def evidence(lengths: Lengths) -> tuple[list[float], list[float]]:
     """Return, for each bin, the requests that ended in it and those at risk in it, old ones trusted while they fit."""
     ended, risk, surprise, spread = [], [], [0.0], [0.0]
     olds = []
+    short, long = (*lengths.reached_short, 0.0), (*lengths.reached_long, 0.0)
     for j in range(N_BINS):
-        d, old_d = lengths.ended_short[j], lengths.ended_long[j]
-        n = d + lengths.passed_short[j] + 0.5 * lengths.inflight[j]
-        old_d = max(0.0, old_d - d)
-        old_n = old_d + max(0.0, lengths.passed_long[j] - lengths.passed_short[j])
+        d = lengths.ended_short[j]
+        n = 0.5 * (short[j] + d + short[j + 1])
+        old_d = max(0.0, lengths.ended_long[j] - d)
+        old_n = max(old_d, 0.5 * (long[j] + lengths.ended_long[j] + long[j + 1]) - n)
         ended.append(d)
         risk.append(n)
         olds.append((old_d, old_n))
@@ -106,7 +98,8 @@ def ratios(
     """Return for each bin how the hazard over all classes compares to what their priors say.
 
     A bin that nobody has come to takes it, weakened, from the bin below: chains that proved longer than expected so
-    far go on doing so.
+    far go on doing so. At most a factor of two is passed on: between the modes of a bimodal length hardly anyone ends,
+    which says nothing of the second mode.
     """
     out, carried = [], 1.0
     for j in range(N_BINS):
@@ -115,11 +108,11 @@ def ratios(
             d, n = ended[j], risk[j]
             if n > 0.0:
                 seen += d
-                expected += (n - 0.5 * d) * priors[name][j]
+                expected += max(0.0, n - 0.5 * d) * priors[name][j]
         ratio = (seen + POOLED_PRIOR_EVENTS * carried) / (expected + POOLED_PRIOR_EVENTS)
         ratio = min(RATIO_BOUND, max(1.0 / RATIO_BOUND, ratio))
         out.append(ratio)
-        carried = ratio**0.7
+        carried = min(2.0, max(0.5, sqrt(ratio)))
     return out
 
 
