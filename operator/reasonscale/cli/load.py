@@ -47,7 +47,9 @@ async def _model(url: str, model: str | None, err: Console) -> str | None:
         async with httpx.AsyncClient(base_url=url, timeout=10, trust_env=False) as http:
             names = [m["id"] for m in (await http.get("/v1/models")).json()["data"]]
     except (httpx.HTTPError, ValueError, KeyError, httpx.InvalidURL) as error:
-        err.print(f"load: no OpenAI endpoint answers at {url} ({type(error).__name__}); start one with: reasonscale up FILE")
+        err.print(
+            f"load: no OpenAI endpoint answers at {url} ({type(error).__name__}); start one with: reasonscale up FILE"
+        )
         return None
     if model is None and len(names) == 1:
         return str(names[0])
@@ -58,7 +60,14 @@ async def _model(url: str, model: str | None, err: Console) -> str | None:
 
 
 async def _load(
-    url: str, model: str | None, workload: str, trace: Path | None, rate: float, duration: float, seed: int, report: Path | None
+    url: str,
+    model: str | None,
+    workload: str,
+    trace: Path | None,
+    rate: float,
+    duration: float,
+    seed: int,
+    report: Path | None,
 ) -> int:
     from reasonscale.load.client import Outcome, rows, send, summarize
     from reasonscale.load.trace import WORKLOADS, BadTrace, from_trace
@@ -100,6 +109,11 @@ async def _load(
         if value not in ({}, None):
             out.print(f"  {key:<17} {json.dumps(value) if isinstance(value, dict) else value}", markup=False)
     if report is not None:
-        report.write_text(json.dumps({"command": " ".join(sys.argv), "url": url, "model": name, **summary, "outcomes": rows(outcomes)}, indent=1))
+        report.write_text(
+            json.dumps(
+                {"command": " ".join(sys.argv), "url": url, "model": name, **summary, "outcomes": rows(outcomes)},
+                indent=1,
+            )
+        )
         out.print(f"  written to {report}")
     return 1 if summary["failed"] else 0

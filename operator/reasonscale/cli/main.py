@@ -35,7 +35,11 @@ def _help() -> str:
     from reasonscale import __version__
 
     width = max(map(len, COMMANDS))
-    lines = [f"reasonscale {__version__}: serve reasoning models, scaled by the chain of thought still to come", "", "Commands:"]
+    lines = [
+        f"reasonscale {__version__}: serve reasoning models, scaled by the chain of thought still to come",
+        "",
+        "Commands:",
+    ]
     lines += [f"  {name:<{width}}  {what}" for name, (_, what) in COMMANDS.items()]
     return "\n".join([*lines, "", "`reasonscale COMMAND --help` tells more."])
 
@@ -44,7 +48,9 @@ def _run(name: str, arguments: list[str]) -> int:
     import cyclopts
 
     module, _, function = COMMANDS[name][0].partition(":")
-    app = cyclopts.App(name=f"reasonscale {name}", help_flags=["--help", "-h"], version_flags=[], result_action="return_value")
+    app = cyclopts.App(
+        name=f"reasonscale {name}", help_flags=["--help", "-h"], version_flags=[], result_action="return_value"
+    )
     app.default(getattr(import_module(module), function))
     try:
         result = app(arguments, exit_on_error=False, print_error=True)
@@ -76,7 +82,10 @@ def run(argv: list[str]) -> int:
     except Exception as error:
         with tempfile.NamedTemporaryFile("w", prefix="reasonscale-", suffix=".log", delete=False) as file:
             traceback.print_exc(file=file)
-        print(f"reasonscale: {type(error).__name__}: {error} (a fault of ours; the details are in {file.name})", file=sys.stderr)
+        print(
+            f"reasonscale: {type(error).__name__}: {error} (a fault of ours; the details are in {file.name})",
+            file=sys.stderr,
+        )
         return 1
 
 

@@ -43,7 +43,15 @@ def record(*, log: Path, output: Annotated[Path, Parameter(name=["--output", "-o
         if values["status"] != 200:
             left += 1
             continue
-        rows.append((values["time"], int(values["prompt_tokens"]), int(values["reasoning_tokens"]), int(values["answer_tokens"]), str(row.get("cls", ""))))
+        rows.append(
+            (
+                values["time"],
+                int(values["prompt_tokens"]),
+                int(values["reasoning_tokens"]),
+                int(values["answer_tokens"]),
+                str(row.get("cls", "")),
+            )
+        )
     if not rows:
         err.print(f"record: {log}: holds no answered request")
         return 1
@@ -53,9 +61,16 @@ def record(*, log: Path, output: Annotated[Path, Parameter(name=["--output", "-o
     try:
         with opener(output, "wt") as file:
             for t, inp, reasoning, answer, cls in rows:
-                file.write(json.dumps({"t": round(t - start, 3), "input": inp, "reasoning": reasoning, "answer": answer, "cls": cls}) + "\n")
+                file.write(
+                    json.dumps(
+                        {"t": round(t - start, 3), "input": inp, "reasoning": reasoning, "answer": answer, "cls": cls}
+                    )
+                    + "\n"
+                )
     except OSError as error:
         err.print(f"record: {output}: can't be written: {error.strerror}")
         return 2
-    out.print(f"{len(rows)} requests over {rows[-1][0] - start:.0f} s written to {output}; left out: {left} not answered, {bad} unreadable")
+    out.print(
+        f"{len(rows)} requests over {rows[-1][0] - start:.0f} s written to {output}; left out: {left} not answered, {bad} unreadable"
+    )
     return 1 if bad else 0

@@ -1,0 +1,176 @@
+"""The whole loop on one machine: Ray, the Serve application, and one autoscaler for each model."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reasonscale.api.resolve import Resolved
+from reasonscale.autoscaler import Autoscaler, Record, RecordFile
+from reasonscale.local.ray_node import RayNode, attach_ray, start_ray
+from reasonscale.local.serve_api import AppState, ServeActuator, ServeApi, ServeError
+from reasonscale.scaling.policy import policy_of
+from reasonscale.scaling.types import Policy
+from reasonscale.serving.config import app_name, deployment_name, serve_app, serve_config
+from reasonscale.signals.sources import ModelSource, Scrape
+
+LOCAL_START_PRIOR_S = 45.0  # an engine of a small model on two cores, until one has been measured
+_DRAIN_POLL_S = 0.5
+
+
+class StartFailed(RuntimeError):
+    """The application did not come up; the message has the engine's own last words."""
+
+
+@dataclass(slots=True)
+class LocalApp:
+    """What runs, and what it needs to stop again. Use `start`, then `run_loops`, then `stop`."""
+
+    models: Sequence[Resolved]
+    host: str
+    port: int
+    log_dir: Path
+    say: Callable[[str], None] = lambda text: None
+    env: Mapping[str, str] = field(default_factory=dict)
+    autoscalers: dict[str, Autoscaler] = field(default_factory=dict)
+    records: dict[str, Record] = field(default_factory=dict)
+    _node: RayNode | None = None
+    _api: ServeApi | None = None
+    _scrape: Scrape | None = None
+    _file: RecordFile | None = None
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    _stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def access_log(self) -> Path:
+        return self.log_dir / "access.jsonl"
+
+    async def start(self, ray_address: str | None = None) -> None:
+        """Start (or attach to) Ray, deploy, and wait until every model answers; StartFailed in words if not."""
+        self.log_dir.mkdir(parents=True, exist_ok=True)
+        if ray_address:
+            self._node = attach_ray(ray_address)
+            self.say(f"attached to Ray at {ray_address}")
+        else:
+            self._node = start_ray()
+            self.say("Ray runs on 127.0.0.1")
+        self._api = ServeApi(self._node.dashboard_url, self._node.token)
+        replicas = {m.name: _first_number(m) for m in self.models}
+        ingress_env = {"REASONSCALE_ACCESS_LOG": str(self.access_log.resolve())}
+        app = serve_app(self.models, replicas, local=True, env=self.env, ingress_env=ingress_env)
+        await self._api.put(serve_config(app, host=self.host, port=self.port))
+        self.say(
+            f"{', '.join(m.served_name for m in self.models)}: the engine starts; on a CPU that takes half a minute to two"
+        )
+        await self._wait_until_running(max(m.start_timeout_s for m in self.models))
+        self._make_loops(app["name"], replicas)
+
+    async def _wait_until_running(self, timeout_s: float) -> None:
+        assert self._api is not None
+        deadline = time.monotonic() + timeout_s
+        name = app_name(self.models)
+        while True:
+            state = await self._api.state(name)
+            if state.status == "RUNNING":
+                return
+            trouble = _trouble(state)
+            if trouble:
+                raise StartFailed(trouble)
+            if time.monotonic() > deadline:
+                raise StartFailed(
+                    f"not ready after {timeout_s:.0f} s; Serve says {state.status}: {state.message or '; '.join(state.messages.values())}"
+                )
+            await asyncio.sleep(1)
+
+    def _make_loops(self, app: str, replicas: Mapping[str, int]) -> None:
+        assert self._api is not None
+        assert self._node is not None
+        self._scrape = Scrape(self._node.metrics_urls)
+        self._file = RecordFile(self.log_dir / "decisions.jsonl")
+        for m in self.models:
+            actuator = ServeActuator(self._api, app, deployment_name(m), replicas[m.name])
+            source = ModelSource(self._scrape, m.served_name, actuator.fleet)
+            loop = Autoscaler(m.name, source, actuator, self.policy(m), listeners=[self._file, self._keep])
+            self.autoscalers[m.name] = loop
+
+    def policy(self, model: Resolved) -> Policy:
+        """Return a model's policy here."""
+        return policy_of(model, start_prior_s=LOCAL_START_PRIOR_S)
+
+    def _keep(self, record: Record) -> None:
+        self.records[record.model] = record
+
+    def run_loops(self) -> None:
+        """Let the autoscalers tick until `stop`."""
+        self._tasks = [asyncio.create_task(a.run(self._stop)) for a in self.autoscalers.values()]
+
+    async def stop(self, drain_s: float = 60.0) -> None:
+        """Stop deciding, let running requests end for at most `drain_s`, and stop everything that was started."""
+        self._stop.set()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            if self._api is not None and self.autoscalers:
+                await self._drain(drain_s)
+        finally:
+            for closing in (self._scrape, self._api):
+                if closing is not None:
+                    await closing.close()
+            if self._file is not None:
+                self._file.close()
+            if self._node is not None:
+                await asyncio.to_thread(self._node.stop)
+                self._node = None
+
+    async def _drain(self, drain_s: float) -> None:
+        assert self._scrape is not None
+        deadline, told = time.monotonic() + drain_s, False
+        sources = [ModelSource(self._scrape, m.served_name, self._no_fleet) for m in self.models]
+        while time.monotonic() < deadline:
+            busy = 0.0
+            for source in sources:
+                seen = await source.observe()
+                busy += sum(k.waiting + sum(k.reasoning) + sum(k.answering) for k in seen.classes.values())
+            if busy < 0.5:
+                return
+            if not told:
+                self.say(
+                    f"{busy:.0f} requests still run; waiting for them, at most {drain_s:.0f} s (again Ctrl-C: at once)"
+                )
+                told = True
+            await asyncio.sleep(_DRAIN_POLL_S)
+
+    @staticmethod
+    async def _no_fleet() -> Any:
+        from reasonscale.scaling.types import Fleet
+
+        return Fleet(target=0, ready=0)
+
+
+def _first_number(model: Resolved) -> int:
+    if model.mode in ("Manual", "External") and model.replicas:
+        return model.replicas
+    return max(1, model.min_replicas)
+
+
+def _trouble(state: AppState) -> str | None:
+    """Return what Serve says of an application that won't come up; None while it may."""
+    texts = [state.message, *state.messages.values()]
+    text = next((t for t in texts if "failed" in t.lower() or "error" in t.lower()), "")
+    if state.status != "DEPLOY_FAILED" and not ("Traceback" in text and "Retrying" not in text):
+        return None
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if "Error" in line.split(":", 1)[0] and " " not in line.split(":", 1)[0]]
+    return (errors or lines or ["Serve gives no reason"])[-1]
+
+
+__all__ = ["LocalApp", "ServeError", "StartFailed"]
