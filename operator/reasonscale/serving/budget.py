@@ -62,9 +62,9 @@ def _effort(body: Mapping[str, Any]) -> str | None:
     value = body.get("reasoning_effort")
     if value is None:
         return None
-    if value not in EFFORT_NAMES:
+    if not isinstance(value, str) or value not in EFFORT_NAMES:
         raise BadRequest(
-            f"reasoning_effort was {value!r}; it must be one of {', '.join(EFFORT_NAMES)}", "reasoning_effort"
+            f"reasoning_effort was {said(value)}; it must be one of {', '.join(EFFORT_NAMES)}", "reasoning_effort"
         )
     return str(value)
 
