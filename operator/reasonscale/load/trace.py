@@ -49,7 +49,9 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     except ValueError as error:
                         raise BadTrace(f"{path}: line {number}: is no JSON: {error}") from None
                     if not isinstance(row, dict):
-                        raise BadTrace(f"{path}: line {number}: must be an object with t, input, reasoning, answer and cls")
+                        raise BadTrace(
+                            f"{path}: line {number}: must be an object with t, input, reasoning, answer and cls"
+                        )
                     yield number, row
     except FileNotFoundError:
         raise BadTrace(f"{path}: there is no such file") from None

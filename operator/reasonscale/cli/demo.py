@@ -1,0 +1,59 @@
+"""`reasonscale demo`: the whole loop on this machine, unattended."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+
+def demo(*, port: int = 8000, out: Path = Path("demo-report"), seconds: float = 360.0, seed: int = 1) -> int:
+    """Show a reasoning model on this machine, scaled by its chain of thought, under load at a constant rate.
+
+    Exit code 0 only if nothing failed, at least 90 % of the answers are right, the thought still to come made it scale
+    up, and it came back.
+
+    Parameters
+    ----------
+    port
+        Port of the OpenAI endpoint on 127.0.0.1.
+    out
+        Folder for report.json, report.html and the logs.
+    seconds
+        How long the load lasts.
+    seed
+        The same seed sends the same requests.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    err = Console(stderr=True, highlight=False, soft_wrap=True)
+    from reasonscale.local.ray_node import port_taken
+
+    if port_taken("127.0.0.1", port):
+        err.print(f"demo: port {port} is taken already; choose another with --port")
+        return 2
+    if seconds < 60:
+        err.print(f"demo: --seconds was {seconds:g}; at least 60 are needed to see anything")
+        return 2
+    from reasonscale.demo.report import words
+    from reasonscale.demo.run import run_demo
+    from reasonscale.local.app import ServeError, StartFailed
+
+    started = time.monotonic()
+    try:
+        report = asyncio.run(
+            run_demo(port, out, lambda text: console.print(text, markup=False), load_s=seconds, seed=seed)
+        )
+    except (StartFailed, ServeError) as error:
+        err.print(f"demo: {error}", markup=False)
+        return 1
+    console.print()
+    for line in words(report):
+        console.print(line, markup=False)
+    console.print(f"report: {out / 'report.html'}; {time.monotonic() - started:.0f} s in all", markup=False)
+    if report["missing"]:
+        err.print("demo: not passed: " + "; ".join(report["missing"]), markup=False)
+        return 1
+    console.print("demo: passed")
+    return 0
