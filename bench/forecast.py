@@ -10,7 +10,7 @@ its arrival on. Every minute the fleet's remaining tokens are forecast 0, 60 and
 - mean length: a request owes what it lacks of the mean of those that ended in the last hour;
 - static bins: a request ends at the next of 100, 1,000 and 4,096 tokens above what it has made, beyond that at twice.
 
-Both rivals get exact ages and the true mean arrival rate of the last ten minutes.
+Both rivals get exact ages, the true arrival rate of the last ten minutes, and take the mean length for who comes.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ import platform
 import subprocess
 import sys
 import time
+from math import gamma
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from bench.crowd import Crowd, Floats
+
 from reasonscale.scaling.forecast import owed_forecast
 from reasonscale.scaling.outlook import loads_of
 from reasonscale.scaling.state import State, learn
@@ -55,18 +56,22 @@ def header(command: str) -> dict[str, Any]:
     }
 
 
-def _renewals(rng: np.random.Generator, pattern: str, shape: float, scale: float, rate: float) -> Floats:
-    """Return the arrival times within one window of a renewal process."""
+def _renewals(rng: np.random.Generator, pattern: str, shape: float, rate: float) -> Floats:
+    """Return the arrival times within one window of a renewal process.
+
+    The shape gives the burstiness; the source scales the gaps so that their mean is the window's 1 / rate.
+    """
     n = int(rate * WINDOW_S * 2 + 20)
+    mean = shape if pattern == "Gamma" else gamma(1.0 + 1.0 / shape) if pattern == "Weibull" else 1.0
     times = np.zeros(0)
     while len(times) == 0 or times[-1] < WINDOW_S:
         if pattern == "Gamma":
-            gaps = rng.gamma(shape, scale, n)
+            gaps = rng.gamma(shape, 1.0, n)
         elif pattern == "Weibull":
-            gaps = scale * rng.weibull(shape, n)
+            gaps = rng.weibull(shape, n)
         else:
-            gaps = rng.exponential(1.0 / rate, n)
-        times = np.concatenate([times, (times[-1] if len(times) else 0.0) + np.cumsum(gaps)])
+            gaps = rng.exponential(1.0, n)
+        times = np.concatenate([times, (times[-1] if len(times) else 0.0) + np.cumsum(gaps / (mean * rate))])
     return times[times < WINDOW_S]
 
 
@@ -80,11 +85,11 @@ def sample(folder: Path, hours: float, seed: int) -> tuple[Floats, Floats]:
         segments = {int(k): ast.literal_eval(v["output_tokens"]) for k, v in data.items() if v.get("output_tokens")}
         tables = {k: (np.array(list(v), dtype=float), np.cumsum(list(v.values()))) for k, v in segments.items() if v}
         for row in trace.read_text().splitlines():
-            begin, rate, _, pattern, shape, scale = row.split(",")
+            begin, rate, _, pattern, shape, _ = row.split(",")
             segment = int(float(begin)) // SEGMENT_S * SEGMENT_S
             if float(begin) >= hours * 3600 or float(rate) <= 0.0 or segment not in tables:
                 continue
-            times = float(begin) + _renewals(rng, pattern, float(shape), float(scale), float(rate))
+            times = float(begin) + _renewals(rng, pattern, float(shape), float(rate))
             values, cumulative = tables[segment]
             drawn = values[np.searchsorted(cumulative, rng.random(len(times)) * cumulative[-1])]
             starts.append(times)
@@ -105,9 +110,9 @@ def _rivals(crowd: Crowd, now: float, ahead: float) -> tuple[float, float]:
     fresh = rate * ahead / len(ages)
     ends = np.append(STATIC, np.inf)[np.searchsorted(STATIC, made, side="right")]
     ends = np.where(np.isinf(ends), 2.0 * made, ends)
-    by_mean = np.maximum(0.0, mean - made - ahead * speed).sum() + fresh * np.maximum(0.0, mean - ages).sum()
-    first = STATIC[np.minimum(np.searchsorted(STATIC, ages, side="right"), 2)]
-    by_bins = np.maximum(0.0, ends - made - ahead * speed).sum() + fresh * np.maximum(0.0, first - ages).sum()
+    coming = fresh * np.maximum(0.0, mean - ages).sum()
+    by_mean = np.maximum(0.0, mean - made - ahead * speed).sum() + coming
+    by_bins = np.maximum(0.0, ends - made - ahead * speed).sum() + coming
     return float(by_mean), float(by_bins)
 
 

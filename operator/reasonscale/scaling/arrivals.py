@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import exp
+from math import exp, sqrt
 
 FAST_HALF_LIFE_S = 40.0  # a time constant of a minute
 SLOW_HALF_LIFE_S = 420.0  # of ten minutes
@@ -12,6 +12,9 @@ SHRINK_S = 15.0  # as if so long had been watched without an arrival: the first 
 # slow memory keeps a young system's burst alive: 22 requests in the first minute still read 0.12/s three minutes on.
 GAP_EVENTS = 3.0
 FANO_LIMIT = 4.0
+# A rate wanders like a random walk: by this share in two minutes, as a day of DeepSeek-R1 did (bench/forecast.py).
+DRIFT = 0.25
+DRIFT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,10 @@ class Rate:
     fano: float
     prompt_tokens: float | None  # mean of a request; None: none has come yet
 
+    def deviation(self, after_s: float) -> float:
+        """Return the standard deviation of the rate so far ahead: of its estimate, and of its wandering until then."""
+        return sqrt(self.variance + (DRIFT * self.per_s) ** 2 * min(1.0, after_s / DRIFT_S))
+
 
 def add(memory: Arrivals, arrivals: float, prompt_tokens: float, dt_s: float) -> Arrivals:
     """Return the memory `dt_s` seconds later, in which `arrivals` requests came."""
@@ -58,17 +65,17 @@ def add(memory: Arrivals, arrivals: float, prompt_tokens: float, dt_s: float) ->
 
 def rate_of(memory: Arrivals) -> Rate:
     """Return the rate that the memories speak for."""
+    fano = min(FANO_LIMIT, max(1.0, (memory.excess + 5.0) / (memory.expected + 5.0)))
     old_n = max(0.0, memory.slow_n - memory.fast_n)
     old_s = max(0.0, memory.slow_s - memory.fast_s)
     trust = 1.0
     if old_s > 0.0 and memory.fast_s > 0.0:
         expected = old_n / old_s * memory.fast_s
-        z2 = (memory.fast_n - expected) ** 2 / (expected + 1.0)
+        z2 = (memory.fast_n - expected) ** 2 / (fano * (expected + 1.0))
         trust = 1.0 if z2 <= 1.0 else exp((1.0 - z2) / 2.0)
     n, s = memory.fast_n + trust * old_n, memory.fast_s + trust * old_s + SHRINK_S
     per_s = n / s
     if memory.quiet_s > 0.0:
         per_s = min(per_s, GAP_EVENTS / memory.quiet_s)
-    fano = min(FANO_LIMIT, max(1.0, (memory.excess + 5.0) / (memory.expected + 5.0)))
     prompt = memory.prompt_tokens / memory.prompt_n if memory.prompt_n > 0.01 else None
     return Rate(per_s=per_s, variance=per_s * fano / s, fano=fano, prompt_tokens=prompt)

@@ -10,7 +10,7 @@ from reasonscale.scaling.arrivals import Rate
 from reasonscale.scaling.curve import Curve
 
 # Lengths drift while one looks ahead: part of the hazard that is passed on the way is unknown, for all alike.
-DRIFT = 0.10
+DRIFT = 0.06
 FIRST_PROMPT_TOKENS = 256.0  # until a prompt has been seen
 BLOCK_ROUNDING_TOKENS = 8.0  # half a KV block of 16
 
@@ -95,9 +95,9 @@ def _coming(load: ClassLoad, progress: Sequence[float], sums: Sequence[_Sum], tp
     if rate.per_s <= 0.0:
         return
     prompt = (FIRST_PROMPT_TOKENS if rate.prompt_tokens is None else rate.prompt_tokens) + BLOCK_ROUNDING_TOKENS
-    deviation = sqrt(rate.variance)
     for p, total in zip(progress, sums, strict=True):
         _, area, moment = load.curve.at(p)
+        deviation = rate.deviation(p * tpot_s)
         there = tpot_s * area  # in flight for each request per second
         held = tpot_s * (prompt * area + moment)
         size = held / there if there > 0.0 else prompt
@@ -161,7 +161,7 @@ def owed_forecast(loads: Sequence[ClassLoad], after_s: float, tpot_s: float, z: 
             owed, squares = _owed_by_coming(curve, p, tpot_s)
             mean += load.rate.per_s * owed
             variance += load.rate.per_s * squares * load.rate.fano
-            common += sqrt(load.rate.variance + (DRIFT * load.rate.per_s) ** 2) * owed
+            common += (load.rate.deviation(after_s) + DRIFT * load.rate.per_s) * owed
     return mean, mean + z * sqrt(variance + common**2)
 
 

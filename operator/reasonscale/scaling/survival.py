@@ -17,8 +17,8 @@ from math import erfc, exp, log, log1p, sqrt
 from reasonscale.scaling.curve import EDGES, Curve, curve_from
 from reasonscale.scaling.types import N_BINS, NO_BINS, ClassCounts
 
-SHORT_HALF_LIFE_S = 300.0
-LONG_HALF_LIFE_S = 3600.0
+SHORT_HALF_LIFE_S = 400.0
+LONG_HALF_LIFE_S = 1800.0
 PRIOR_SIGMA = 1.0  # spread of log length within a class; R1's whole day has 1.3, its single clients 0.6 to 1.1
 POOLED_PRIOR_EVENTS = 2.0  # pseudo-counts
 CLASS_PRIOR_REQUESTS = 2.0
