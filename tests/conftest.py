@@ -36,7 +36,10 @@ def data_folder() -> Path:
 # marker -> (is it there?, what is missing)
 NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "engine": (_has_engine, "Ray and vLLM are not installed (make setup)"),
-    "prometheus": (lambda: shutil.which("prometheus") is not None, "no `prometheus` on PATH (apt-get install prometheus)"),
+    "prometheus": (
+        lambda: shutil.which("prometheus") is not None,
+        "no `prometheus` on PATH (apt-get install prometheus)",
+    ),
     "kube": (_has_kube, "REASONSCALE_E2E_BIN names no folder with etcd and kube-apiserver"),
     "shared": (lambda: data_folder().is_dir(), "no data folder (REASONSCALE_DATA)"),
 }

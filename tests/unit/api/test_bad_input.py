@@ -1,0 +1,227 @@
+"""Each wrong resource gets one message that names the field, what it was and what would be right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reasonscale.api.load import load_models, parse
+from reasonscale.api.validate import InvalidResource
+
+R1_32B = "hf://deepseek-ai/DeepSeek-R1-Distill-Qwen-32B"
+QWEN = "hf://Qwen/Qwen3-32B"
+
+
+def resource(spec: dict[str, Any] | None = None, **top: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "reasonscale.io/v1alpha1",
+        "kind": "ReasoningModel",
+        "metadata": {"name": "m"},
+        "spec": {"model": {"uri": R1_32B}} | (spec or {}),
+    } | top
+
+
+CASES: dict[str, tuple[dict[str, Any], str, str]] = {
+    "another kind": (resource(kind="Pod"), "kind", "was 'Pod'; must be ReasoningModel"),
+    "another version": (resource(apiVersion="v1"), "apiVersion", "was 'v1'; must be reasonscale.io/v1alpha1"),
+    "no model": (resource() | {"spec": {}}, "spec.model", "is missing"),
+    "no name": (resource(metadata={}), "metadata.name", "is missing"),
+    "a field misspelt": (resource({"scalng": {}}), "spec.scalng", "is no field; did you mean scaling?"),
+    "a nested field misspelt": (
+        resource({"scaling": {"maxReplica": 3}}),
+        "spec.scaling.maxReplica",
+        "is no field; did you mean maxReplicas?",
+    ),
+    "a duration without a unit": (
+        resource({"scaling": {"objectives": {"tpot": 50}}}),
+        "spec.scaling.objectives.tpot",
+        "50 has no unit: write 50s, 50ms or 50us",
+    ),
+    "a duration in words": (
+        resource({"drain": {"max": "long"}}),
+        "spec.drain.max",
+        "'long' is no duration: write a number with its unit (us, ms, s, m, h), such as 50ms or 2s",
+    ),
+    "a float": (resource({"scaling": {"maxReplicas": 2.5}}), "spec.scaling.maxReplicas", "was 2.5; must be a whole number"),
+    "a mode in lower case": (
+        resource({"scaling": {"mode": "auto"}}),
+        "spec.scaling.mode",
+        "was 'auto'; must be one of 'Auto', 'Recommend', 'Manual' or 'External'",
+    ),
+    "min over max": (
+        resource({"scaling": {"minReplicas": 3, "maxReplicas": 2}}),
+        "spec.scaling.minReplicas",
+        "was 3; it exceeds maxReplicas 2",
+    ),
+    "manual without a number": (
+        resource({"scaling": {"mode": "Manual"}}),
+        "spec.replicas",
+        "is missing; mode Manual obeys it: say how many",
+    ),
+    "a budget over the context": (
+        resource({"model": {"uri": R1_32B, "maxModelLen": 4096}, "reasoning": {"budget": {"max": 4000, "answerReserve": 512}}}),
+        "spec.reasoning.budget.max",
+        "was 4000; with answerReserve 512 it exceeds maxModelLen 4096: at most 3583, or raise spec.model.maxModelLen",
+    ),
+    "a reserve over the context": (
+        resource({"model": {"uri": R1_32B, "maxModelLen": 4096}, "reasoning": {"budget": {"answerReserve": 5000}}}),
+        "spec.reasoning.budget.answerReserve",
+        "was 5000; maxModelLen is 4096: it must be smaller",
+    ),
+    "a default over the maximum": (
+        resource({"reasoning": {"budget": {"default": 9000, "max": 8000}}}),
+        "spec.reasoning.budget.default",
+        "was 9000; it exceeds budget.max 8000",
+    ),
+    "an effort over the maximum": (
+        resource({"reasoning": {"budget": {"max": 8000}, "efforts": {"high": 9000}}}),
+        "spec.reasoning.efforts.high",
+        "was 9000; it exceeds budget.max 8000",
+    ),
+    "an effort misspelt": (
+        resource({"reasoning": {"efforts": {"hihg": 9}}}),
+        "spec.reasoning.efforts.hihg",
+        "is no effort; did you mean high?",
+    ),
+    "a native effort of a family without one": (
+        resource({"reasoning": {"efforts": {"high": "native"}}}),
+        "spec.reasoning.efforts.high",
+        "was native, but DeepSeek-R1 distill has no effort setting of its own: write a number of tokens",
+    ),
+    "a parser by an old name": (
+        resource({"reasoning": {"parser": "deepseek"}}),
+        "spec.reasoning.parser",
+        "was 'deepseek'; no parser of vLLM's: write deepseek_r1",
+    ),
+    "R1 told never to think": (
+        resource({"reasoning": {"mode": "Never"}}),
+        "spec.reasoning.mode",
+        "was Never, but this family's chain can't be switched off: leave mode out",
+    ),
+    "an argument as on a command line": (
+        resource({"engine": {"args": {"--max-num-seqs": "8"}}}),
+        "spec.engine.args.--max-num-seqs",
+        "'--max-num-seqs' is a command line's: write max_num_seqs",
+    ),
+    "an argument that a field says": (
+        resource({"engine": {"args": {"tensor_parallel_size": "2"}}}),
+        "spec.engine.args.tensor_parallel_size",
+        "tensor_parallel_size is said by spec.parallelism.tensor: say it there",
+    ),
+    "an argument that executes code": (
+        resource({"engine": {"args": {"trust_remote_code": "true"}}}),
+        "spec.engine.args.trust_remote_code",
+        "trust_remote_code is not allowed: it executes code that comes with the weights",
+    ),
+    "an argument that opens ports": (
+        resource({"engine": {"args": {"port": "1"}}}),
+        "spec.engine.args.port",
+        "port is not allowed: it opens ports",
+    ),
+    "an argument nobody knows": (
+        resource({"engine": {"args": {"max_num_seq": "8"}}}),
+        "spec.engine.args.max_num_seq",
+        "max_num_seq is not on the list of allowed engine arguments; did you mean max_num_seqs?",
+    ),
+    "an argument of the wrong kind": (
+        resource({"engine": {"args": {"max_num_seqs": "many"}}}),
+        "spec.engine.args.max_num_seqs",
+        "was 'many'; must be a whole number of at least 1",
+    ),
+    "weights that don't fit": (
+        resource({"accelerator": {"product": "NVIDIA-H100-80GB-HBM3"}}),
+        "spec.parallelism",
+        "weights 66 GB do not fit 1 x 80 GB with room for KV: set parallelism.tensor: 2",
+    ),
+    "an odd split": (
+        resource({"parallelism": {"tensor": 3}}),
+        "spec.parallelism.tensor",
+        "was 3; attention heads split by powers of two: write 2 or 4",
+    ),
+    "experts over too few": (
+        resource({"parallelism": {"data": 8, "expert": 4}}),
+        "spec.parallelism.expert",
+        "was 4; experts spread over all tensor x data GPUs: write 8, or 1",
+    ),
+    "data with pipeline": (
+        resource({"parallelism": {"data": 2, "pipeline": 2}}),
+        "spec.parallelism.data",
+        "was 2 with pipeline 2; the two can't be placed together: set one of them to 1",
+    ),
+    "two caches": (
+        resource({"model": {"uri": R1_32B, "cache": {"persistentVolumeClaim": {"claimName": "a"}, "nodeLocal": {"path": "/b"}}}}),
+        "spec.model.cache",
+        "needs exactly one of persistentVolumeClaim and nodeLocal",
+    ),
+    "a class twice": (
+        resource({"classes": [{"name": "a", "match": {"header": "x", "values": ["1"]}}] * 2}),
+        "spec.classes",
+        "'a' is there twice: names must differ",
+    ),
+    "scale to zero": (
+        resource({"scaling": {"scaleToZero": {}}}),
+        "spec.scaling.scaleToZero",
+        "not supported yet: leave it out and keep minReplicas at 1 or more",
+    ),
+    "no replicas": (
+        resource({"scaling": {"minReplicas": 0}}),
+        "spec.scaling.minReplicas",
+        "was 0; scaling to zero is not supported yet: write 1 or more",
+    ),
+    "shrinking under pressure": (
+        resource({"reasoning": {"underPressure": {}}}),
+        "spec.reasoning.underPressure",
+        "not supported yet: leave it out",
+    ),
+    "a surge rollout": (
+        resource({"rollout": {"strategy": "Surge"}}),
+        "spec.rollout.strategy",
+        "was Surge; not supported yet: write InPlace",
+    ),
+    "class weights": (
+        resource({"classes": [{"name": "a", "match": {"header": "x", "values": ["1"]}, "weight": 2}]}),
+        "spec.classes",
+        "weights other than 1 are not supported yet: leave weight out",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_wrong_resource_is_refused_in_words(name: str) -> None:
+    document, field, message = CASES[name]
+    with pytest.raises(InvalidResource) as caught:
+        parse(document)
+    assert [(p.field, p.message) for p in caught.value.problems] == [(field, message)]
+
+
+def test_every_problem_of_a_resource_is_told_at_once() -> None:
+    with pytest.raises(InvalidResource) as caught:
+        parse(resource({"scaling": {"minReplicas": 3, "maxReplicas": 2}, "parallelism": {"tensor": 3}}))
+    assert {p.field for p in caught.value.problems} == {"spec.scaling.minReplicas", "spec.parallelism.tensor"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty: it must hold a ReasoningModel"),
+        ("a: [", "is no YAML in line 1"),
+        ("- 1", "is no resource but list"),
+    ],
+)
+def test_a_file_that_holds_no_resource_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "m.yaml"
+    file.write_text(text)
+    with pytest.raises(InvalidResource, match=message):
+        load_models(file)
+
+
+def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InvalidResource, match="there is no such file"):
+        load_models(tmp_path / "none.yaml")
+
+
+def test_a_local_model_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InvalidResource, match=r"there is no model in .*nowhere \(no config.json\)"):
+        parse(resource({"model": {"uri": "file://nowhere"}}), tmp_path)

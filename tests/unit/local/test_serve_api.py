@@ -1,0 +1,95 @@
+"""The local actuator speaks Serve's API and reads replicas as a fleet."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from reasonscale.api.load import load_models
+from reasonscale.api.resolve import resolve
+from reasonscale.local.app import _trouble
+from reasonscale.local.serve_api import AppState, ServeActuator, ServeApi, ServeError
+from reasonscale.serving.config import deployment_name, serve_app, serve_config
+from reasonscale.serving.settings import ModelSettings, settings_of
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "micro-reasoner.yaml"
+MODEL = resolve(load_models(EXAMPLE)[0], EXAMPLE.parent)
+
+
+class Serve:
+    """A played dashboard: keeps what was put, and answers with the states it is given."""
+
+    def __init__(self) -> None:
+        self.puts: list[dict[str, Any]] = []
+        self.replicas: list[dict[str, Any]] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "PUT":
+            self.puts.append(json.loads(request.content))
+            return httpx.Response(200)
+        deployments = {deployment_name(MODEL): {"message": "", "replicas": self.replicas}}
+        return httpx.Response(200, json={"applications": {"micro-reasoner": {"status": "RUNNING", "message": "", "deployments": deployments}}})
+
+
+async def deployed(serve: Serve) -> tuple[ServeApi, ServeActuator]:
+    api = ServeApi("http://ray", "token", httpx.MockTransport(serve))
+    await api.put(serve_config(serve_app([MODEL], {MODEL.name: 1}, local=True), host="127.0.0.1", port=8000))
+    return api, ServeActuator(api, "micro-reasoner", deployment_name(MODEL), 1)
+
+
+async def test_a_new_number_changes_nothing_else_of_the_config() -> None:
+    serve = Serve()
+    _, actuator = await deployed(serve)
+    await actuator.set_replicas(3)
+    before, after = serve.puts
+    assert after["applications"][0]["deployments"][0].pop("num_replicas") == 3
+    assert before["applications"][0]["deployments"][0].pop("num_replicas") == 1
+    assert before == after
+
+
+async def test_replicas_are_read_by_their_states() -> None:
+    serve = Serve()
+    _, actuator = await deployed(serve)
+    await actuator.set_replicas(3)
+    serve.replicas = [
+        {"replica_id": "a", "state": "RUNNING"},
+        {"replica_id": "b", "state": "STARTING"},
+        {"replica_id": "c", "state": "STOPPING"},
+    ]
+    fleet = await actuator.fleet()
+    assert (fleet.target, fleet.ready, len(fleet.starting_s), fleet.draining) == (3, 1, 2, 1)
+
+
+async def test_a_refusal_is_told_in_serves_words() -> None:
+    api = ServeApi("http://ray", None, httpx.MockTransport(lambda r: httpx.Response(400, text="no such deployment")))
+    with pytest.raises(ServeError, match="answered 400: no such deployment"):
+        await api.put({})
+
+
+async def test_a_dashboard_that_is_gone_is_said() -> None:
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused")
+
+    with pytest.raises(ServeError, match="did not answer"):
+        await ServeApi("http://ray", None, httpx.MockTransport(refuse)).state("x")
+
+
+def test_settings_survive_the_way_through_json() -> None:
+    settings = settings_of(MODEL)
+    assert ModelSettings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
+
+
+def test_budgets_travel_where_a_change_restarts_no_engine() -> None:
+    app = serve_app([MODEL], {MODEL.name: 1}, local=True)
+    assert "budget_default" not in json.dumps(app["args"])
+    assert all("user_config" in d for d in app["deployments"])
+
+
+def test_an_engine_that_fails_is_quoted() -> None:
+    trace = "The deployment failed to start 3 times in a row.\nTraceback (most recent call last):\n  File x\nValueError: no room for one sequence\n"
+    assert _trouble(AppState("DEPLOY_FAILED", trace, {}, {})) == "ValueError: no room for one sequence"
+    assert _trouble(AppState("DEPLOYING", "", {}, {})) is None

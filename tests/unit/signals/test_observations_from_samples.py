@@ -1,0 +1,122 @@
+"""Samples become one observation: increments, resets, lost replicas, and three kinds of freshness."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reasonscale.api import constants as c
+from reasonscale.scaling.types import Fleet, Freshness, Observation
+from reasonscale.signals.assemble import Memory, Sample, assemble
+
+ONE = Fleet(target=1, ready=1)
+BIN64 = c.TOKEN_BINS.index(64)
+
+
+def ledger(worker: str, at: float, *, arrivals: float = 0, reached: float = 0, waiting: float = 0, reasoning: float = 0, steps: float = 0, model: str = "m") -> list[Sample]:
+    base = {"model": model, "WorkerId": worker}
+    cls = base | {"cls": "medium"}
+    return [
+        Sample(c.M_LEDGER_TIME, base, at),
+        Sample(c.M_KV_CAPACITY, base, 5120),
+        Sample(c.M_KV_USED, base, 512),
+        Sample(c.M_STEPS, base, steps),
+        Sample(c.M_ARRIVALS, cls, arrivals),
+        Sample(c.M_REACHED, cls | {"bin": "64"}, reached),
+        Sample(c.M_WAITING, cls, waiting),
+        Sample(c.M_INFLIGHT, cls | {"bin": "64", "phase": "reasoning"}, reasoning),
+    ]
+
+
+def see(samples: list[Sample], now: float, before: Memory = Memory(), fleet: Fleet = ONE) -> tuple[Observation, Memory]:  # noqa: B008
+    return assemble(samples, "m", fleet, now, before, limit_s=6)
+
+
+def test_gauges_are_summed_over_replicas() -> None:
+    seen, _ = see(ledger("a", 99, waiting=2, reasoning=3) + ledger("b", 99, waiting=1, reasoning=4), 100, fleet=Fleet(2, 2))
+    assert seen.freshness is Freshness.FRESH
+    assert seen.classes["medium"].waiting == 3
+    assert seen.classes["medium"].reasoning[BIN64] == 7
+    assert [r.kv_capacity_tokens for r in seen.replicas] == [5120, 5120]
+
+
+def test_the_first_observation_counts_lengths_and_no_arrivals() -> None:
+    seen, _ = see(ledger("a", 99, arrivals=1000, reached=900, steps=5000), 100)
+    assert seen.classes["medium"].arrivals == 0
+    assert seen.classes["medium"].reached[BIN64] == 900
+    assert seen.replicas[0].steps == 0
+    assert seen.window_s == 0
+
+
+def test_counters_become_increments() -> None:
+    _, memory = see(ledger("a", 99, arrivals=10, reached=9), 100)
+    seen, _ = see(ledger("a", 104, arrivals=13, reached=11), 105, memory)
+    assert (seen.classes["medium"].arrivals, seen.classes["medium"].reached[BIN64], seen.window_s) == (3, 2, 5)
+
+
+def test_a_process_that_starts_again_counts_from_zero() -> None:
+    _, memory = see(ledger("a", 99, arrivals=10), 100)
+    seen, _ = see(ledger("a", 104, arrivals=4), 105, memory)
+    assert seen.classes["medium"].arrivals == 4
+
+
+def test_a_new_process_counts_whole() -> None:
+    _, memory = see(ledger("a", 99, arrivals=10), 100)
+    seen, _ = see(ledger("a", 104, arrivals=10) + ledger("b", 104, arrivals=5), 105, memory, Fleet(2, 2))
+    assert seen.classes["medium"].arrivals == 5
+
+
+def test_a_process_that_was_away_for_a_while_goes_on_where_it_was() -> None:
+    _, memory = see(ledger("a", 99, arrivals=10) + ledger("b", 99, arrivals=50), 100, fleet=Fleet(2, 2))
+    _, memory = see(ledger("a", 104, arrivals=10), 105, memory, Fleet(2, 2))
+    seen, _ = see(ledger("a", 109, arrivals=10) + ledger("b", 109, arrivals=51), 110, memory, Fleet(2, 2))
+    assert seen.classes["medium"].arrivals == 1
+
+
+def test_a_series_that_appears_late_began_at_zero() -> None:
+    _, memory = see(ledger("a", 99)[:4], 100)
+    seen, _ = see(ledger("a", 104, arrivals=2), 105, memory)
+    assert seen.classes["medium"].arrivals == 2
+
+
+def test_a_lost_replicas_lingering_gauges_do_not_count() -> None:
+    seen, _ = see(ledger("alive", 99, reasoning=1) + ledger("dead", 80, reasoning=9), 100)
+    assert seen.classes["medium"].reasoning[BIN64] == 1
+    assert [r.id for r in seen.replicas] == ["alive"]
+    assert seen.freshness is Freshness.FRESH
+
+
+def test_absent_stale_and_zero_are_three_things() -> None:
+    absent, _ = see([], 100)
+    stale, _ = see(ledger("a", 80), 100)
+    zero, _ = see(ledger("a", 99), 100)
+    assert (absent.freshness, absent.age_s) == (Freshness.ABSENT, None)
+    assert (stale.freshness, stale.age_s) == (Freshness.STALE, 20)
+    assert (zero.freshness, zero.age_s) == (Freshness.FRESH, 1)
+    assert zero.classes["medium"].waiting == 0
+
+
+def test_another_models_series_are_none_of_ours() -> None:
+    seen, _ = see(ledger("a", 99, model="other"), 100)
+    assert seen.freshness is Freshness.ABSENT
+
+
+def test_a_replica_that_has_just_become_ready_may_lack_a_ledger_for_a_moment() -> None:
+    two = Fleet(2, 2)
+    seen, memory = see(ledger("a", 99), 100, fleet=two)
+    assert seen.freshness is Freshness.FRESH
+    seen, memory = see(ledger("a", 109), 110, memory, two)
+    assert seen.freshness is Freshness.FRESH
+    seen, _ = see(ledger("a", 119), 120, memory, two)
+    assert seen.freshness is Freshness.STALE
+
+
+@given(st.lists(st.integers(0, 20), min_size=2, max_size=20), st.integers(1, 3))
+def test_increments_add_up_to_what_was_counted(gains: list[int], workers: int) -> None:
+    totals, memory, counted = [0.0] * workers, Memory(), 0.0
+    for i, gain in enumerate(gains):
+        totals = [t + gain for t in totals]
+        samples = [s for w, t in enumerate(totals) for s in ledger(f"w{w}", i * 5, arrivals=t)]
+        seen, memory = see(samples, i * 5, memory, Fleet(workers, workers))
+        counted += seen.classes["medium"].arrivals
+    assert counted == workers * sum(gains[1:])
