@@ -11,6 +11,7 @@ from reasonscale.api.constants import REASON_COT, REASON_KV
 from reasonscale.autoscaler import Record
 from reasonscale.demo.svg import Mark, Series, plot
 from reasonscale.load.client import Outcome, summarize
+from reasonscale.load.trace import SHIFT_BACK, SHIFT_FROM
 
 COT_REASONS = (REASON_COT, REASON_KV)
 RATE_WINDOW_S = 30.0
@@ -153,8 +154,8 @@ def _plots(run: Run, report: dict[str, Any]) -> list[str]:
         for e in report["scale_events"]
     ]
     phases = [
-        Mark(run.load_s * 0.25, "chains get longer"),
-        Mark(run.load_s * 0.6, "shorter again"),
+        Mark(run.load_s * SHIFT_FROM, "chains get longer"),
+        Mark(run.load_s * SHIFT_BACK, "shorter again"),
         Mark(run.load_s, "load ends"),
     ]
     capacity = over(

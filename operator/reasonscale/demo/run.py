@@ -15,11 +15,11 @@ from reasonscale.api.resolve import Resolved, resolve
 from reasonscale.autoscaler import Record
 from reasonscale.demo.report import Run, build, page
 from reasonscale.load.client import Outcome, send
-from reasonscale.load.trace import workload
+from reasonscale.load.trace import SHIFT_BACK, SHIFT_FROM, workload
 from reasonscale.local.app import LocalApp
 from reasonscale.local.status import model_status, plain
 
-RATE, LOAD_S, SEED, PACE_MS = 0.5, 360.0, 1, 40.0
+RATE, LOAD_S, SEED, PACE_MS = 0.4, 400.0, 1, 40.0
 CALM_S = 240.0  # at most, until the replicas are back at the minimum
 
 
@@ -94,7 +94,7 @@ async def run_demo(
         app.run_loops()
         cpu = asyncio.create_task(watch.watch_cpu())
         say(
-            f"load: {len(plans)} requests in {load_s:.0f} s, {rate:g} a second throughout; chains get longer after {load_s * 0.25:.0f} s and shorter after {load_s * 0.6:.0f} s"
+            f"load: {len(plans)} requests in {load_s:.0f} s, {rate:g} a second throughout; chains get longer after {load_s * SHIFT_FROM:.0f} s and shorter after {load_s * SHIFT_BACK:.0f} s"
         )
         outcomes = await send(app.url, model.served_name, plans, on_done=watch.done.append)
         say("load: all answered; waiting for the replicas to go back")

@@ -112,9 +112,13 @@ def _mixed(rng: random.Random, at: float) -> tasks.Task:
 _LONG = tuple(n for n in range(2, tasks.MAX_N + 1) if len(tasks.collatz_task(n).chain) > 500)
 
 
+SHIFT_FROM, SHIFT_FULL, SHIFT_BACK = 0.2, 0.5, 0.65  # shares of the whole time
+
+
 def _shift(rng: random.Random, at: float) -> tasks.Task:
-    """Short sums, then long chains in the middle third, then short sums again; the rate stays as it is."""
-    if 0.25 <= at < 0.6:
+    """Short sums; more and more long chains among them, then nothing else; then short sums again."""
+    long = min(1.0, (at - SHIFT_FROM) / (SHIFT_FULL - SHIFT_FROM)) if SHIFT_FROM <= at < SHIFT_BACK else 0.0
+    if rng.random() < long:
         return tasks.collatz_task(rng.choice(_LONG))
     return tasks.random_sum(rng, rng.randint(2, 5), held_out=True)
 
@@ -123,7 +127,7 @@ WORKLOADS: dict[str, tuple[Callable[[random.Random, float], tasks.Task], str]] =
     "sums": (_sum, "column additions of 2 to 8 digits"),
     "collatz": (_collatz, "Collatz counts: chains that can't be told from the question"),
     "mixed": (_mixed, "half of each"),
-    "cot-shift": (_shift, "short chains, then long ones at the same rate, then short ones"),
+    "cot-shift": (_shift, "short chains, then more and more long ones at the same rate, then short ones"),
 }
 
 
