@@ -44,7 +44,11 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         "spec.drain.max",
         "'long' is no duration: write a number with its unit (us, ms, s, m, h), such as 50ms or 2s",
     ),
-    "a float": (resource({"scaling": {"maxReplicas": 2.5}}), "spec.scaling.maxReplicas", "was 2.5; must be a whole number"),
+    "a float": (
+        resource({"scaling": {"maxReplicas": 2.5}}),
+        "spec.scaling.maxReplicas",
+        "was 2.5; must be a whole number",
+    ),
     "a mode in lower case": (
         resource({"scaling": {"mode": "auto"}}),
         "spec.scaling.mode",
@@ -61,7 +65,12 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         "is missing; mode Manual obeys it: say how many",
     ),
     "a budget over the context": (
-        resource({"model": {"uri": R1_32B, "maxModelLen": 4096}, "reasoning": {"budget": {"max": 4000, "answerReserve": 512}}}),
+        resource(
+            {
+                "model": {"uri": R1_32B, "maxModelLen": 4096},
+                "reasoning": {"budget": {"max": 4000, "answerReserve": 512}},
+            }
+        ),
         "spec.reasoning.budget.max",
         "was 4000; with answerReserve 512 it exceeds maxModelLen 4096: at most 3583, or raise spec.model.maxModelLen",
     ),
@@ -151,7 +160,14 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         "was 2 with pipeline 2; the two can't be placed together: set one of them to 1",
     ),
     "two caches": (
-        resource({"model": {"uri": R1_32B, "cache": {"persistentVolumeClaim": {"claimName": "a"}, "nodeLocal": {"path": "/b"}}}}),
+        resource(
+            {
+                "model": {
+                    "uri": R1_32B,
+                    "cache": {"persistentVolumeClaim": {"claimName": "a"}, "nodeLocal": {"path": "/b"}},
+                }
+            }
+        ),
         "spec.model.cache",
         "needs exactly one of persistentVolumeClaim and nodeLocal",
     ),

@@ -22,7 +22,9 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
 def model(spec: dict[str, Any]) -> ReasoningModel:
-    return parse({"apiVersion": "reasonscale.io/v1alpha1", "kind": "ReasoningModel", "metadata": {"name": "m"}, "spec": spec})
+    return parse(
+        {"apiVersion": "reasonscale.io/v1alpha1", "kind": "ReasoningModel", "metadata": {"name": "m"}, "spec": spec}
+    )
 
 
 @pytest.mark.parametrize(
@@ -87,30 +89,45 @@ def test_every_example_is_valid(file: Path) -> None:
 
 
 def test_gpus_per_replica_are_the_product_of_what_is_split() -> None:
-    chosen = resolve(model({"model": {"uri": "hf://deepseek-ai/DeepSeek-R1"}, "parallelism": {"tensor": 8, "pipeline": 2}}))
+    chosen = resolve(
+        model({"model": {"uri": "hf://deepseek-ai/DeepSeek-R1"}, "parallelism": {"tensor": 8, "pipeline": 2}})
+    )
     assert chosen.gpus_per_replica == 16
 
 
 def test_kv_capacity_is_what_the_weights_leave() -> None:
     chosen = resolve(
-        model({
-            "model": {"uri": "hf://deepseek-ai/DeepSeek-R1-Distill-Qwen-32B", "maxModelLen": 40960},
-            "parallelism": {"tensor": 2},
-            "accelerator": {"product": "NVIDIA-H100-80GB-HBM3"},
-        })
+        model(
+            {
+                "model": {"uri": "hf://deepseek-ai/DeepSeek-R1-Distill-Qwen-32B", "maxModelLen": 40960},
+                "parallelism": {"tensor": 2},
+                "accelerator": {"product": "NVIDIA-H100-80GB-HBM3"},
+            }
+        )
     )
     # 2 x (0.92 x 80 GB - 65.5/2 GB - 2 GB) over 256 KiB a token
     assert chosen.kv_capacity_tokens == pytest.approx(2 * (0.92 * 80e9 - 32.75e9 - 2e9) / 262144, rel=0.01)
 
 
 def test_what_is_ignored_on_one_machine_is_said() -> None:
-    told = notes(model({"model": {"uri": "hf://Qwen/Qwen3-8B"}, "pod": {"shmSize": "8Gi"}, "replicas": 2, "engine": {"args": {"max_num_seqs": 8}}}))
+    told = notes(
+        model(
+            {
+                "model": {"uri": "hf://Qwen/Qwen3-8B"},
+                "pod": {"shmSize": "8Gi"},
+                "replicas": 2,
+                "engine": {"args": {"max_num_seqs": 8}},
+            }
+        )
+    )
     assert "spec.pod is for clusters; on one machine it is ignored" in told
     assert 'spec.engine.args.max_num_seqs: in a cluster write it as text: "8"' in told
     assert "spec.replicas is 2; mode Auto chooses the number itself and ignores it" in told
 
 
-@pytest.mark.parametrize(("text", "value"), [("8", 8), ("0.9", 0.9), ("true", True), ("False", False), ("float32", "float32"), (4, 4)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("8", 8), ("0.9", 0.9), ("true", True), ("False", False), ("float32", "float32"), (4, 4)]
+)
 def test_arguments_are_read_out_of_their_text(text: Any, value: object) -> None:
     assert value_of(text) == value
     assert type(value_of(text)) is type(value)

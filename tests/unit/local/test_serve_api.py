@@ -32,7 +32,10 @@ class Serve:
             self.puts.append(json.loads(request.content))
             return httpx.Response(200)
         deployments = {deployment_name(MODEL): {"message": "", "replicas": self.replicas}}
-        return httpx.Response(200, json={"applications": {"micro-reasoner": {"status": "RUNNING", "message": "", "deployments": deployments}}})
+        return httpx.Response(
+            200,
+            json={"applications": {"micro-reasoner": {"status": "RUNNING", "message": "", "deployments": deployments}}},
+        )
 
 
 async def deployed(serve: Serve) -> tuple[ServeApi, ServeActuator]:

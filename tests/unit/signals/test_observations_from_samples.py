@@ -13,7 +13,17 @@ ONE = Fleet(target=1, ready=1)
 BIN64 = c.TOKEN_BINS.index(64)
 
 
-def ledger(worker: str, at: float, *, arrivals: float = 0, reached: float = 0, waiting: float = 0, reasoning: float = 0, steps: float = 0, model: str = "m") -> list[Sample]:
+def ledger(
+    worker: str,
+    at: float,
+    *,
+    arrivals: float = 0,
+    reached: float = 0,
+    waiting: float = 0,
+    reasoning: float = 0,
+    steps: float = 0,
+    model: str = "m",
+) -> list[Sample]:
     base = {"model": model, "WorkerId": worker}
     cls = base | {"cls": "medium"}
     return [
@@ -33,7 +43,9 @@ def see(samples: list[Sample], now: float, before: Memory = Memory(), fleet: Fle
 
 
 def test_gauges_are_summed_over_replicas() -> None:
-    seen, _ = see(ledger("a", 99, waiting=2, reasoning=3) + ledger("b", 99, waiting=1, reasoning=4), 100, fleet=Fleet(2, 2))
+    seen, _ = see(
+        ledger("a", 99, waiting=2, reasoning=3) + ledger("b", 99, waiting=1, reasoning=4), 100, fleet=Fleet(2, 2)
+    )
     assert seen.freshness is Freshness.FRESH
     assert seen.classes["medium"].waiting == 3
     assert seen.classes["medium"].reasoning[BIN64] == 7

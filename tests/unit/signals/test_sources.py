@@ -106,7 +106,9 @@ async def test_a_real_prometheus_gives_the_same_observation() -> None:
     labels = ["model", "WorkerId"]
     Gauge("ray_" + c.M_LEDGER_TIME, "t", labels, registry=registry).labels("m", "w").set_function(time.time)
     Gauge("ray_" + c.M_WAITING, "w", [*labels, "cls"], registry=registry).labels("m", "w", "medium").set(4)
-    arrivals = Counter("ray_" + c.M_ARRIVALS.removesuffix("_total"), "a", [*labels, "cls"], registry=registry).labels("m", "w", "medium")
+    arrivals = Counter("ray_" + c.M_ARRIVALS.removesuffix("_total"), "a", [*labels, "cls"], registry=registry).labels(
+        "m", "w", "medium"
+    )
     web: WSGIServer = make_server("127.0.0.1", 0, make_wsgi_app(registry))
     threading.Thread(target=web.serve_forever, daemon=True).start()
     folder, port = Path(tempfile.mkdtemp()), _free_port()
@@ -114,7 +116,12 @@ async def test_a_real_prometheus_gives_the_same_observation() -> None:
         f"global: {{scrape_interval: 1s}}\nscrape_configs: [{{job_name: a, static_configs: [{{targets: ['127.0.0.1:{web.server_port}']}}]}}]\n"
     )
     process = subprocess.Popen(
-        ["prometheus", f"--config.file={folder}/p.yml", f"--storage.tsdb.path={folder}/d", f"--web.listen-address=127.0.0.1:{port}"],
+        [
+            "prometheus",
+            f"--config.file={folder}/p.yml",
+            f"--storage.tsdb.path={folder}/d",
+            f"--web.listen-address=127.0.0.1:{port}",
+        ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
