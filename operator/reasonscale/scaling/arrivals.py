@@ -7,13 +7,15 @@ from math import exp, sqrt
 
 FAST_HALF_LIFE_S = 40.0  # a time constant of a minute
 SLOW_HALF_LIFE_S = 420.0  # of ten minutes
-SHRINK_S = 15.0  # as if so long had been watched without an arrival: the first tick proves nothing
+# As if so long had been watched without an arrival: the first tick proves nothing. Gone when two minutes are known.
+SHRINK_S = 15.0
+YOUNG_S = 120.0
 # No arrival for a gap g has probability exp(-r g): a rate above 3/g would be a 5 % surprise. Without this bound the
 # slow memory keeps a young system's burst alive: 22 requests in the first minute still read 0.12/s three minutes on.
 GAP_EVENTS = 3.0
 FANO_LIMIT = 4.0
 # A rate wanders like a random walk: by this share in two minutes, as a day of DeepSeek-R1 did (bench/forecast.py).
-DRIFT = 0.25
+DRIFT = 0.22
 DRIFT_S = 120.0
 
 
@@ -73,7 +75,10 @@ def rate_of(memory: Arrivals) -> Rate:
         expected = old_n / old_s * memory.fast_s
         z2 = (memory.fast_n - expected) ** 2 / (fano * (expected + 1.0))
         trust = 1.0 if z2 <= 1.0 else exp((1.0 - z2) / 2.0)
-    n, s = memory.fast_n + trust * old_n, memory.fast_s + trust * old_s + SHRINK_S
+    shrink = SHRINK_S * max(0.0, 1.0 - memory.slow_s / YOUNG_S)
+    n, s = memory.fast_n + trust * old_n, memory.fast_s + trust * old_s + shrink
+    if s <= 0.0:
+        return Rate(0.0, 0.0, fano, None)
     per_s = n / s
     if memory.quiet_s > 0.0:
         per_s = min(per_s, GAP_EVENTS / memory.quiet_s)

@@ -38,9 +38,10 @@ def decide(seen: Observation, policy: Policy, state: State) -> tuple[Decision, S
     reason, message = choice.reason, choice.message
     if target != choice.target:
         reason = c.REASON_BOUNDS
-        message = f"{message}; bounds {policy.min_replicas} to {policy.max_replicas}"
-    elif limited and choice.wanted > policy.max_replicas:
+    if choice.wanted > policy.max_replicas:
         message = f"{message}; {choice.wanted} replicas wanted, maxReplicas is {policy.max_replicas}"
+    elif target != choice.target:
+        message = f"{message}; bounds {policy.min_replicas} to {policy.max_replicas}"
     if target < seen.fleet.target:
         after = replace(after, last_down=seen.time)
     return _decision(seen, policy, target, reason, message, outlook.numbers, limited), after
@@ -172,8 +173,6 @@ def _watch(state: State, seen: Observation, outlook: Outlook) -> State:
     ready = seen.fleet.ready
     if rises and ready < rises[-1].ready:
         rises, stuck = (), None
-    if not rises or ready > rises[-1].ready:
-        rises = (*rises, Rise(now, ready, owed, state.tokens_per_s))[-3:]
     if len(rises) == 3 and now - rises[-1].time >= SETTLE_S:
         # What was made at the first rise is the work of the replicas before it: the new one had made nothing yet.
         first = rises[1]
@@ -182,6 +181,10 @@ def _watch(state: State, seen: Observation, outlook: Outlook) -> State:
             rises, stuck = rises[-1:], None
         elif stuck is None:
             stuck = now
+    if rises and ready > rises[-1].ready and now - rises[-1].time < SETTLE_S:
+        rises = (*rises[:-1], replace(rises[-1], ready=ready))  # one climb of several steps
+    elif not rises or ready > rises[-1].ready:
+        rises = (*rises, Rise(now, ready, owed, state.tokens_per_s))[-3:]
     if stuck is not None and now - stuck >= STUCK_S:
         rises, stuck = rises[-1:], None
     return replace(state, rises=rises, stuck_since=stuck)

@@ -6,10 +6,10 @@ import itertools
 
 import numpy as np
 import pytest
+from bench.crowd import Crowd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.crowd import Crowd
 from reasonscale.scaling.curve import EDGES, curve_from
 from reasonscale.scaling.survival import Lengths, curve_of, evidence, prior_hazards, ratios, remember
 from reasonscale.scaling.types import N_BINS

@@ -1,0 +1,98 @@
+"""Step times are corrected by what replicas report; arrivals are followed up and down."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.unit.scaling.worlds import POLICY
+
+from reasonscale.scaling.arrivals import Arrivals, add, rate_of
+from reasonscale.scaling.capacity import Steps, capacity_of, fit, observe, token_time
+from reasonscale.scaling.types import ReplicaCounts, StepTime
+
+TRUE = StepTime(0.020, 0.0004, 2.0e-7, 1.0e-4)
+
+
+def steps_of(truth: StepTime, batch: float, context: float, prefill: float = 0.0) -> ReplicaCounts:
+    n, kv = 100.0, batch * context
+    seconds = n * (truth.a + truth.b * batch + truth.c * kv) + truth.d * prefill
+    return ReplicaCounts(
+        "r", steps=n, step_seconds=seconds, step_batch=n * batch, step_kv_tokens=n * kv, step_prefill_tokens=prefill
+    )
+
+
+@pytest.mark.parametrize(
+    "prior", [None, StepTime(0.03, 0.0002, 4e-7, 1e-4)], ids=["no profile", "another GPU's profile"]
+)
+def test_the_step_time_that_replicas_show_replaces_the_prior(prior):
+    policy = replace(POLICY, step_time=prior, max_num_seqs=64, kv_capacity_tokens=100_000.0)
+    memory = Steps()
+    for i in range(200):
+        batch, context = 4.0 + (i * 7) % 60, 200.0 + (i * 131) % 1500
+        memory = observe(memory, [steps_of(TRUE, batch, context)], prior, 5.0)
+    found = fit(memory, policy)
+    for batch, kv in ((8.0, 8_000.0), (60.0, 60_000.0)):
+        true = TRUE.a + TRUE.b * batch + TRUE.c * kv
+        assert found.a + found.b * batch + found.c * kv == pytest.approx(true, rel=0.05)
+
+
+def test_steps_that_mostly_prefill_say_nothing_of_decoding():
+    policy = replace(POLICY, step_time=TRUE)
+    memory = Steps()
+    for _ in range(50):
+        memory = observe(memory, [steps_of(TRUE, 4.0, 500.0, prefill=1e6)], TRUE, 5.0)
+    assert fit(memory, policy) == TRUE
+
+
+def test_the_time_per_token_is_the_observed_one_where_there_is_traffic():
+    memory = observe(Steps(), [steps_of(TRUE, 30.0, 500.0)], TRUE, 5.0)
+    assert token_time(memory, TRUE, POLICY) == pytest.approx(0.035, rel=0.1)
+
+
+@settings(max_examples=50)
+@given(st.floats(0, 1000), st.floats(0, 1000), st.floats(0, 1e6), st.floats(0, 5))
+def test_at_the_need_the_time_per_token_is_the_aim_and_everyone_has_a_seat(inflight, more, kv, rho):
+    capacity = capacity_of(TRUE, replace(POLICY, step_time=TRUE), [])
+    n = capacity.concurrency_need(inflight, kv, rho)
+    assert capacity.concurrency_need(inflight + more, kv, rho) >= n
+    assert n * capacity.seats >= inflight * (1 - 1e-9)
+    if n > 0.0:
+        decode = TRUE.a + (TRUE.b * inflight + TRUE.c * kv) / n
+        assert decode + capacity.aim_s * rho / n <= capacity.aim_s * (1 + 1e-9)
+
+
+def test_an_engine_slower_than_its_objective_gets_a_finite_need():
+    slow = StepTime(0.5, 0.001, 0.0, 0.0)
+    capacity = capacity_of(slow, replace(POLICY, step_time=slow), [])
+    assert 0.0 < capacity.concurrency_need(8.0, 1000.0, 0.1) < 10.0
+
+
+def test_the_smallest_reported_kv_cache_counts_and_the_headroom_is_kept():
+    reported = [ReplicaCounts("a", kv_capacity_tokens=8000.0), ReplicaCounts("b", kv_capacity_tokens=4000.0)]
+    assert capacity_of(TRUE, POLICY, reported).kv_need(3600.0) == pytest.approx(1.0)
+
+
+def rate_after(*phases: tuple[float, float]) -> float:
+    memory = Arrivals()
+    for per_s, seconds in phases:
+        for _ in range(int(seconds / 5)):
+            memory = add(memory, per_s * 5.0, per_s * 150.0, 5.0)
+    return rate_of(memory).per_s
+
+
+def test_a_steady_rate_is_found():
+    assert rate_after((2.0, 600.0)) == pytest.approx(2.0, rel=0.05)
+
+
+def test_a_jump_is_followed_within_two_minutes_up_and_down():
+    assert rate_after((1.0, 1800.0), (5.0, 120.0)) == pytest.approx(5.0, rel=0.2)
+    assert rate_after((5.0, 1800.0), (1.0, 120.0)) < 2.2
+    assert rate_after((1.0, 60.0), (0.0, 120.0)) < 0.05
+    assert rate_after((1.0, 1800.0), (0.0, 120.0)) < 0.05
+
+
+def test_the_first_tick_proves_little():
+    assert rate_after((2.0, 5.0)) < 1.0
