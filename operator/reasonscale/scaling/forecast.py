@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, sqrt
 
 from reasonscale.scaling.arrivals import Rate
-from reasonscale.scaling.curve import Curve
+from reasonscale.scaling.curve import EDGES, WIDTHS, Curve
+from reasonscale.scaling.types import N_BINS
 
 # Lengths drift while one looks ahead: part of the hazard that is passed on the way is unknown, for all alike.
 DRIFT = 0.06
@@ -49,30 +51,60 @@ class _Sum:
     kv_common: float = 0.0
 
 
-def _running(load: ClassLoad, progress: Sequence[float], sums: Sequence[_Sum]) -> None:
-    curve = load.curve
+_Cell = tuple[int, float, float]  # bin, tokens into it, share of its width
+_Grid = dict[float, list[_Cell]]
+
+
+def _cells(made: float, progress: Sequence[float]) -> list[_Cell]:
+    """Return where a request that has made so many tokens is in the bins, now and after each progress."""
+    cells = []
+    for g in (made, *(made + p for p in progress)):
+        j = min(bisect_right(EDGES, g) - 1, N_BINS - 1)
+        u = g - EDGES[j]
+        cells.append((j, u, min(1.0, u / WIDTHS[j])))
+    return cells
+
+
+def _running(load: ClassLoad, progress: Sequence[float], sums: Sequence[_Sum], grid: _Grid) -> None:
+    """Add those running. `grid` holds the cells that all classes share: this is the inner loop of a decision."""
+    hazard, rates, doubt, limit = load.curve.hazard, load.curve.rates, load.curve.doubt, load.curve.limit
+    rows = []
     for made, count, prompt in load.running:
-        start, start_doubt = curve.to_end(made)
-        held = prompt + made + BLOCK_ROUNDING_TOKENS
-        for p, total in zip(progress, sums, strict=True):
-            if p <= 0.0:
-                total.inflight += count
-                total.kv += count * held
+        cells = grid.get(made)
+        if cells is None:
+            cells = grid[made] = _cells(made, progress)
+        j, u, share = cells[0]
+        start, start_doubt = hazard[j] + rates[j] * u, doubt[j] + (doubt[j + 1] - doubt[j]) * share
+        rows.append((made, count, prompt + made + BLOCK_ROUNDING_TOKENS, cells, start, start_doubt))
+    for i, (p, total) in enumerate(zip(progress, sums, strict=True), start=1):
+        if p <= 0.0:
+            total.inflight += sum(row[1] for row in rows)
+            total.kv += sum(row[1] * row[2] for row in rows)
+            continue
+        inflight = inflight_var = inflight_common = kv = kv_var = kv_common = 0.0
+        for made, count, held, cells, start, start_doubt in rows:
+            if made + p >= limit:
                 continue
-            if made + p >= curve.limit:
-                continue
-            end, end_doubt = curve.to_end(made + p)
-            passed = end - start
-            survivors = count * exp(-passed)
-            size = held + p
-            spread = survivors * (1.0 - survivors / count)
-            common = survivors * sqrt(max(0.0, end_doubt - start_doubt) + (DRIFT * passed) ** 2)
-            total.inflight += survivors
-            total.inflight_var += spread
-            total.inflight_common += common
-            total.kv += survivors * size
-            total.kv_var += spread * size * size
-            total.kv_common += common * size
+            j, u, share = cells[i]
+            passed = hazard[j] + rates[j] * u - start
+            unknown = doubt[j] + (doubt[j + 1] - doubt[j]) * share - start_doubt
+            alive = exp(-passed)
+            survivors, size = count * alive, held + p
+            spread = survivors * (1.0 - alive)
+            drift = DRIFT * passed
+            common = survivors * sqrt(max(0.0, unknown) + drift * drift)
+            inflight += survivors
+            inflight_var += spread
+            inflight_common += common
+            kv += survivors * size
+            kv_var += spread * size * size
+            kv_common += common * size
+        total.inflight += inflight
+        total.inflight_var += inflight_var
+        total.inflight_common += inflight_common
+        total.kv += kv
+        total.kv_var += kv_var
+        total.kv_common += kv_common
 
 
 def _waiting(load: ClassLoad, progress: Sequence[float], sums: Sequence[_Sum], seated: float) -> None:
@@ -115,8 +147,9 @@ def forecast(
     """Return the forecast at each of `times_s`, with `tpot_s` seconds a token and quantiles z deviations up."""
     progress = [t / tpot_s for t in times_s]
     sums = [_Sum() for _ in times_s]
+    grid: _Grid = {}
     for load in loads:
-        _running(load, progress, sums)
+        _running(load, progress, sums, grid)
         _waiting(load, progress, sums, seated)
         _coming(load, progress, sums, tpot_s)
     return [
@@ -132,10 +165,10 @@ def forecast(
 
 
 def owed_tokens(loads: Sequence[ClassLoad]) -> tuple[float, float]:
-    """Return the tokens that requests in the system are expected to make yet, and the part that waits."""
+    """Return the tokens that running and that waiting requests are expected to make yet."""
     running = sum(count * load.curve.remaining(made) for load in loads for made, count, _ in load.running)
     queued = sum(load.waiting * load.curve.mean for load in loads)
-    return running + queued, queued
+    return running, queued
 
 
 def owed_forecast(loads: Sequence[ClassLoad], after_s: float, tpot_s: float, z: float) -> tuple[float, float]:

@@ -76,14 +76,12 @@ def _seats_free(seen: Observation, capacity: Capacity, waiting: float, waiting_p
 
 
 def _queue_drain_s(
-    loads: Sequence[ClassLoad], excess: float, prompt_tokens: float, capacity: Capacity, ready: int, tpot_s: float
+    running: float, left: float, excess: float, prompt_tokens: float, capacity: Capacity, ready: int, tpot_s: float
 ) -> float:
-    """Return how long the present queue takes to start: seats come free as requests end, prompts take their time."""
+    """Return how long the present queue takes to start: seats come free as the `running` make the tokens `left`."""
     prefill = prompt_tokens * capacity.step.d / max(ready, 1)
     if excess <= 0.0:
         return prefill
-    running = sum(count for load in loads for _, count, _ in load.running)
-    left = sum(count * load.curve.remaining(made) for load in loads for made, count, _ in load.running)
     if running <= 0.0 or left <= 0.0:
         return float("inf") if ready == 0 else prefill + excess / (ready * capacity.seats) * tpot_s
     return prefill + excess * (left / running) * tpot_s / running
@@ -110,7 +108,8 @@ def look(seen: Observation, policy: Policy, state: State) -> Outlook:
     start_s = start_time_s(state, policy)
     horizon = start_s + policy.tick_s
     loads = loads_of(seen, state, policy)
-    owed, queued = owed_tokens(loads)
+    left, queued = owed_tokens(loads)
+    owed = left + queued
     running = sum(count for load in loads for _, count, _ in load.running)
     waiting = sum(load.waiting for load in loads) + seen.held_requests
     waiting_prompt = sum(load.waiting_prompt_tokens for load in loads)
@@ -122,7 +121,7 @@ def look(seen: Observation, policy: Policy, state: State) -> Outlook:
 
     mean_left = owed / (running + waiting) if running + waiting > 0.0 else 0.0
     far = horizon + min(LONGEST_DRAIN_S, mean_left * tpot_s)
-    times = sorted({0.0, 0.5 * horizon, horizon, 1.5 * horizon, 2.0 * horizon, far})
+    times = sorted({0.0, 0.5 * horizon, horizon, 2.0 * horizon, far})
     z = NormalDist().inv_cdf(min(0.999, max(0.5, policy.objectives.attainment)))
     points = forecast(loads, times, tpot_s, z, seated)
     at = points[times.index(horizon)]
@@ -139,7 +138,7 @@ def look(seen: Observation, policy: Policy, state: State) -> Outlook:
     allowed = policy.objectives.ttft_s
     if waiting > 0.0:
         allowed += policy.objectives.ttft_per_prompt_token_s * waiting_prompt / waiting
-    drain_s = _queue_drain_s(loads, excess, waiting_prompt, capacity, seen.fleet.ready, tpot_s)
+    drain_s = _queue_drain_s(running, left, excess, waiting_prompt, capacity, seen.fleet.ready, tpot_s)
     over = waiting > 0.0 and drain_s > allowed
     need_queue = 0.0
     if over:
