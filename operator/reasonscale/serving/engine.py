@@ -139,7 +139,8 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
         finally:
             self._trackers.pop(rid, None)
             self._whole.discard(rid)
-            exhausted = budget is not None and budget >= 0 and tracker.reasoning_tokens >= budget > 0
+            # vLLM forces the end marks as the budget's last tokens.
+            exhausted = budget is not None and tracker.reasoning_tokens >= budget - len(self._end_ids) >= 0
             result = ledger.finish(rid, time.time(), ended=ended, exhausted=exhausted)
             if result is not None:
                 self._results[rid] = result
