@@ -11,8 +11,8 @@ _EFFORT_SHARES = {c.CLASS_OFF: 0.25, c.CLASS_LOW: 0.5, c.CLASS_MEDIUM: 1.0, c.CL
 
 
 def _length_priors(resolved: Resolved) -> dict[str, float]:
-    """Return the mean output tokens of each class to start from, at most half of what fits the context."""
-    mean, most = float(resolved.reasoning.family.mean_output_tokens), resolved.max_model_len / 2
+    """Return the mean output tokens of each class to start from, at most a quarter of what fits the context."""
+    mean, most = float(resolved.reasoning.family.mean_output_tokens), resolved.max_model_len / 4
     names = (*resolved.class_names, c.CLASS_OTHER)
     return {name: max(16.0, min(most, mean * _EFFORT_SHARES.get(name, 1.0))) for name in names}
 
