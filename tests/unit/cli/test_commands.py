@@ -1,0 +1,121 @@
+"""The command line: exit codes 0, 1 and 2, and words instead of traces."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reasonscale.cli.main import COMMANDS, run
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "micro-reasoner.yaml"
+
+
+def output(capsys: pytest.CaptureFixture[str]) -> str:
+    captured = capsys.readouterr()
+    return " ".join((captured.out + captured.err).split())
+
+
+def test_alone_it_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([]) == 0
+    text = output(capsys)
+    assert all(name in text for name in COMMANDS)
+
+
+def test_a_misspelt_command_gets_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["vlidate"]) == 2
+    assert "'vlidate' is no command; did you mean validate?" in output(capsys)
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([name, "--help"]) == 0
+    assert "Usage: reasonscale" in output(capsys)
+
+
+def test_an_unknown_option_is_wrong_input(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["validate", "--nonsense"]) == 2
+    assert "nonsense" in output(capsys)
+
+
+def test_validate_shows_what_is_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["validate", str(EXAMPLE)]) == 0
+    assert "micro-reasoner is valid" in output(capsys)
+
+
+def test_validate_names_file_field_and_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "m.yaml"
+    file.write_text(
+        "apiVersion: reasonscale.io/v1alpha1\nkind: ReasoningModel\nmetadata: {name: m}\nspec: {model: {uri: 'hf://a/b'}, scaling: {minReplicas: 2}}\n"
+    )
+    assert run(["validate", str(file)]) == 2
+    assert f"{file}: spec.scaling.minReplicas: was 2; it exceeds maxReplicas 1" in output(capsys)
+
+
+def test_validate_and_up_want_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["validate"]) == 2
+    assert run(["up"]) == 2
+    assert "name at least one file" in output(capsys)
+
+
+def test_up_says_at_once_that_its_port_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        s.listen()
+        port = s.getsockname()[1]
+        assert run(["up", str(EXAMPLE), "--port", str(port), "--status-port", "0"]) == 2
+        assert f"port {port} is taken already" in output(capsys)
+        assert run(["demo", "--port", str(port)]) == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "message"),
+    [
+        (["load", "--workload", "nonsense"], 2, "there are sums, collatz, mixed, cot-shift"),
+        (["load", "--rate", "0"], 2, "must be greater than 0"),
+        (["load", "--trace", "none.jsonl"], 2, "none.jsonl: there is no such file"),
+        (["load", "--url", "http://127.0.0.1:9"], 1, "no OpenAI endpoint answers at http://127.0.0.1:9"),
+        (["top", "--url", "http://127.0.0.1:9"], 1, "nothing answers at http://127.0.0.1:9"),
+        (["chat", "hello", "--url", "http://127.0.0.1:9"], 1, "nothing answers at http://127.0.0.1:9"),
+        (["record", "--log", "none.jsonl", "-o", "x"], 2, "none.jsonl: can't be read: No such file or directory"),
+        (["demo", "--seconds", "3"], 2, "at least 60 are needed"),
+    ],
+)
+def test_what_can_not_be_is_said_in_words(
+    argv: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(argv) == code
+    assert message in output(capsys)
+
+
+def test_record_makes_a_trace_without_content(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log, out = tmp_path / "access.jsonl", tmp_path / "t.jsonl.gz"
+    row = {
+        "time": 100.0,
+        "prompt_tokens": 5,
+        "reasoning_tokens": 7,
+        "answer_tokens": 2,
+        "status": 200,
+        "cls": "low",
+        "id": "x",
+    }
+    rows = [row | {"time": 103.5}, row, row | {"status": 429}]
+    log.write_text("".join(json.dumps(r) + "\n" for r in rows) + "not json\n")
+    assert run(["record", "--log", str(log), "-o", str(out)]) == 1
+    assert "line 4: left out" in output(capsys)
+    made = [json.loads(line) for line in gzip.decompress(out.read_bytes()).splitlines()]
+    assert made == [
+        {"t": 0.0, "input": 5, "reasoning": 7, "answer": 2, "cls": "low"},
+        {"t": 3.5, "input": 5, "reasoning": 7, "answer": 2, "cls": "low"},
+    ]
+
+
+def test_validate_imports_no_engine() -> None:
+    code = "import sys; from reasonscale.cli.main import run; run(['validate', sys.argv[1]]); print([m for m in ('ray', 'vllm', 'torch', 'numba') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code, str(EXAMPLE)], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "[]"
