@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.unit.scaling.worlds import bins, counts
 
 from reasonscale.scaling.decide import decide
 from reasonscale.scaling.outlook import curves_of, loads_of
 from reasonscale.scaling.state import State, learn
 from reasonscale.scaling.types import Fleet, Freshness, Objectives, Observation, Policy, StepTime
-from tests.unit.scaling.worlds import bins, counts
 
 PAGE = Path(__file__).parents[3] / "docs" / "concepts.md"
 POLICY = Policy(
@@ -29,9 +29,9 @@ POLICY = Policy(
 # What has ended so far: of 1,000 requests 300 ended between 256 and 384 tokens, 400 at 1,024 to 1,536, the rest at
 # 4,096 to 6,144.
 REACHED = bins(
-    {e: 1000.0 for e in (0, 16, 32, 48, 64, 96, 128, 192, 256)}
-    | {e: 700.0 for e in (384, 512, 768, 1024)}
-    | {e: 300.0 for e in (1536, 2048, 3072, 4096)}
+    dict.fromkeys((0, 16, 32, 48, 64, 96, 128, 192, 256), 1000.0)
+    | dict.fromkeys((384, 512, 768, 1024), 700.0)
+    | dict.fromkeys((1536, 2048, 3072, 4096), 300.0)
 )
 ENDED = bins({256: 300.0, 1024: 400.0, 4096: 300.0})
 NOW = {100: 6.0, 2500: 8.0}
