@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from ray.llm._internal.serve.core.configs.openai_api_models import ErrorResponse
@@ -108,44 +110,58 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
     async def _generate(
         self, prompt: Any, sampling_params: Any, request_id: str, **kwargs: Any
     ) -> AsyncGenerator[Any, None]:
-        """Run a request under the ledger's eye."""
+        """Run a request under the ledger's eye, each of its choices in a row of its own."""
         rid, ledger = request_id, self.ledger
         cls = self._class_of(rid)
         prompt_ids = (
             prompt.get("prompt_token_ids") if isinstance(prompt, dict) else getattr(prompt, "prompt_token_ids", None)
         )
-        tracker = self._trackers[rid] = Tracker(self._end_ids, self._thinks(prompt_ids))
-        ledger.start(rid, cls, time.time(), thinks=not tracker.answering)
-        if prompt_ids:
-            ledger.prompt(rid, len(prompt_ids))
+        thinks = self._thinks(prompt_ids)
         delta = sampling_params.output_kind == RequestOutputKind.DELTA
-        if not delta:
-            self._whole.add(rid)
         budget = sampling_params.thinking_token_budget
-        ended = False
+        keys = [_row_id(rid, index) for index in range(sampling_params.n or 1)]
+        for key in keys:
+            tracker = self._trackers[key] = Tracker(self._end_ids, thinks)
+            ledger.start(key, cls, time.time(), thinks=not tracker.answering)
+            if prompt_ids:
+                ledger.prompt(key, len(prompt_ids))
+        if not delta:
+            self._whole.update(keys)
         try:
             async with aclosing(self._plain_generate(prompt, sampling_params, request_id, **kwargs)) as stream:
                 async for output in stream:
-                    if output.prompt_token_ids:
-                        ledger.prompt(rid, len(output.prompt_token_ids))
-                    if output.outputs:
-                        first = output.outputs[0]
-                        ids = first.token_ids if delta else list(first.token_ids)[tracker.generated :]
-                        tracker.feed(ids)
-                        ledger.progress(rid, tracker.generated, tracker.reasoning_tokens, tracker.answering)
-                        if output.finished:
-                            ended = first.finish_reason == "stop"
+                    for made in output.outputs:
+                        key = _row_id(rid, made.index)
+                        if key in self._trackers:
+                            if output.prompt_token_ids:
+                                ledger.prompt(key, len(output.prompt_token_ids))
+                            self._progress(key, made.token_ids, delta)
+                            if made.finish_reason is not None:
+                                self._finish(key, made.index, budget, ended=made.finish_reason == "stop")
                     yield output
         finally:
-            self._trackers.pop(rid, None)
-            self._whole.discard(rid)
-            # vLLM forces the end marks as the budget's last tokens.
-            exhausted = budget is not None and tracker.reasoning_tokens >= budget - len(self._end_ids) >= 0
-            result = ledger.finish(rid, time.time(), ended=ended, exhausted=exhausted)
-            if result is not None:
-                self._results[rid] = result
-                while len(self._results) > 4096:
-                    self._results.popitem(last=False)
+            for index, key in enumerate(keys):
+                self._finish(key, index, budget, ended=False)
+
+    def _progress(self, key: str, token_ids: Any, delta: bool) -> None:
+        tracker = self._trackers[key]
+        tracker.feed(token_ids if delta else list(token_ids)[tracker.generated :])
+        self.ledger.progress(key, tracker.generated, tracker.reasoning_tokens, tracker.answering)
+
+    def _finish(self, key: str, index: int, budget: int | None, *, ended: bool) -> None:
+        """Take a choice out of the ledger, once."""
+        tracker = self._trackers.pop(key, None)
+        self._whole.discard(key)
+        if tracker is None:
+            return
+        # vLLM forces the end marks as the budget's last tokens.
+        exhausted = budget is not None and tracker.reasoning_tokens >= budget - len(self._end_ids) >= 0
+        result = self.ledger.finish(key, time.time(), ended=ended, exhausted=exhausted)
+        if result is not None:
+            # The choices of a request have one prompt.
+            self._results[key] = result if index == 0 else replace(result, prompt_tokens=0)
+            while len(self._results) > 4096:
+                self._results.popitem(last=False)
 
     def _class_of(self, rid: str) -> str:
         for prefix in ("chatcmpl-", "cmpl-"):
@@ -159,7 +175,9 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
         if not self._whole:
             return
         for state in list(self._engine_client.output_processor.request_states.values()):
-            rid = getattr(state, "external_req_id", None) or state.request_id
+            parent = getattr(state, "parent_req", None)
+            external = getattr(state if parent is None else parent, "external_req_id", None) or state.request_id
+            rid = _row_id(external, state.request_index)
             tracker = self._trackers.get(rid)
             if tracker is None or rid not in self._whole or state.detokenizer is None:
                 continue
@@ -179,7 +197,8 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
     ) -> AsyncGenerator[Any, None]:
         """Run a request: refuse it where too many wait, rewrite what it streams, and end with what it came to."""
         headers = {k.lower(): v for k, v in (info.headers if info is not None else {}).items()}
-        plain = headers.get(HEADER_ID) or request.request_id
+        # An id of the client's may come twice at once; the engine aborts by it and the ledger keeps rows by it.
+        plain = request.request_id = f"{headers.get(HEADER_ID) or request.request_id}.{uuid.uuid4().hex[:8]}"
         if self.ledger.waiting >= self.max_waiting:
             await stream.aclose()
             yield {"refused": self.retry_after_s(), "waiting": self.ledger.waiting}
@@ -211,17 +230,17 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
     def _piece(self, rid: str, event: str) -> tuple[str, Any] | None:
         if event.startswith("data: [DONE]"):
             return (events.OTHER, events.DONE)
-        tracker = self._trackers.get(rid)
-        if tracker is not None:
-            seen = tracker.reasoning_tokens
-        else:
-            result = self._results.get(rid)
-            seen = result.reasoning_tokens if result is not None else 0
+        seen = self._reasoned(rid) if '"usage":{' in event else 0
         return events.rewrite_event(event, self.field_names, self.hidden, seen)
+
+    def _reasoned(self, rid: str) -> int:
+        """Return the reasoning tokens of a request's parts so far."""
+        rows: dict[str, Tracker | Result] = {**self._trackers, **self._results}
+        return sum(row.reasoning_tokens for key, row in rows.items() if _part_of(key, rid))
 
     def _counts(self, rid: str) -> dict[str, Any]:
         """Return what a request came to, its parts (several prompts) added up."""
-        keys = [k for k in self._results if k == rid or k.startswith((rid + "-", rid + "_"))]
+        keys = [key for key in self._results if _part_of(key, rid)]
         found = [self._results.pop(k) for k in keys]
         return {
             "prompt_tokens": sum(r.prompt_tokens for r in found),
@@ -241,6 +260,16 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
             super().completions(request, raw_request_info), "cmpl-", request, raw_request_info
         ):
             yield item
+
+
+def _row_id(rid: str, index: int) -> str:
+    """Return the id of a choice's row in the ledger."""
+    return rid if index == 0 else f"{rid}_{index}"
+
+
+def _part_of(key: str, rid: str) -> bool:
+    """Tell whether a row belongs to a request: it, one of its prompts (`-0`) or one of its choices (`_1`)."""
+    return key.startswith(rid) and (len(key) == len(rid) or key[len(rid)] in "-_")
 
 
 def _think_ids(client: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:

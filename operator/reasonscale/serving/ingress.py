@@ -18,6 +18,7 @@ from ray.util.metrics import Counter, Histogram
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response, StreamingResponse
+from vllm.exceptions import VLLMClientError
 
 from reasonscale.api import constants as c
 from reasonscale.serving import events
@@ -224,8 +225,14 @@ def _typed(body: dict[str, Any], rid: str, chat: bool) -> Any:
         parts = [str(p) for p in first["loc"] if isinstance(p, int) or str(p) in body or str(p).islower()]
         where = ".".join(parts) or None
         raise BadRequest(f"{where or 'the body'}: {first['msg']}", where) from None
+    except VLLMClientError as error:
+        field = getattr(error, "parameter", None)
+        raise BadRequest(str(error), field if isinstance(field, str) else None) from None
     except ValueError as error:
         raise BadRequest(str(error)) from None
+    except (TypeError, AttributeError, KeyError):
+        # vLLM's checks run before the types are known: `messages: null` breaks one of them.
+        raise BadRequest("a field has a type that it cannot have; see OpenAI's reference for the right ones") from None
 
 
 def _failure(error: Exception, rid: str) -> tuple[int, str]:

@@ -35,6 +35,13 @@ def parse_body(raw: bytes) -> dict[str, Any]:
         raise BadRequest(f"the body is no JSON: {error}", code="invalid_json") from None
     if not isinstance(body, dict):
         raise BadRequest(f"the body was a {type(body).__name__}; it must be a JSON object", code="invalid_json")
+    if b"\\ud" in raw.lower():  # half of a surrogate pair is JSON, and no text that a tokenizer takes
+        try:
+            json.dumps(body, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise BadRequest(
+                "the body holds half of a surrogate pair (\\ud800 to \\udfff)", code="invalid_json"
+            ) from None
     return body
 
 
@@ -69,8 +76,18 @@ def _check_numbers(body: Mapping[str, Any]) -> None:
         raise BadRequest(f"prompt held {len(prompt)} prompts; at most {MAX_PROMPTS} are taken at once", "prompt")
 
 
+def _check_content(body: Mapping[str, Any], *, chat: bool) -> None:
+    if chat:
+        messages = body.get("messages")
+        if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
+            raise BadRequest("messages must be a list of at least one message", "messages")
+    elif body.get("prompt") is None and body.get("prompt_embeds") is None:
+        raise BadRequest("prompt is missing; it must be a text or a list of token ids", "prompt")
+
+
 def govern(settings: ModelSettings, body: Mapping[str, Any], headers: Mapping[str, str], *, chat: bool) -> Applied:
     """Return a request with its budget and class; BadRequest for what no engine needs to see."""
+    _check_content(body, chat=chat)
     _check_numbers(body)
     check_hidden(settings, body, chat=chat)
     return (apply if chat else apply_completion)(settings, body, headers)

@@ -57,6 +57,8 @@ def test_a_malformed_id_is_replaced_by_one_of_its_own(given: str | None) -> None
         (b'{"temperature": -Infinity}', "Infinity is no JSON number"),
         (b"[" * 200_000, "nested too deeply"),
         (b'{"n": ' + b"9" * 10_000 + b"}", "no JSON"),
+        (b'{"x": "\\ud800"}', "surrogate"),
+        (b'{"x": "\\uDC00 and more"}', "surrogate"),
     ],
 )
 def test_a_body_that_is_no_json_object_is_refused_in_words(raw: bytes, says: str) -> None:
@@ -100,13 +102,24 @@ def test_an_unknown_model_is_answered_with_the_known_ones() -> None:
 
 def test_what_would_multiply_the_work_is_bounded() -> None:
     with pytest.raises(BadRequest) as caught:
-        govern(PLAIN, {"messages": [], "n": MAX_CHOICES + 1}, {}, chat=True)
+        govern(PLAIN, {"messages": [{}], "n": MAX_CHOICES + 1}, {}, chat=True)
     assert caught.value.param == "n"
     with pytest.raises(BadRequest) as caught:
         govern(PLAIN, {"prompt": ["x"] * (MAX_PROMPTS + 1)}, {}, chat=False)
     assert caught.value.param == "prompt"
     # Token ids are one prompt, however many.
     assert govern(PLAIN, {"prompt": list(range(MAX_PROMPTS + 1))}, {}, chat=False).label == "off"
+
+
+def test_a_whole_pair_of_surrogates_is_a_letter_like_any_other() -> None:
+    assert parse_body(b'{"x": "\\ud83d\\ude00"}') == {"x": "\U0001f600"}
+
+
+@pytest.mark.parametrize("messages", [None, [], "hello", {"role": "user"}, ["hello"], [{}, None]])
+def test_messages_are_a_list_of_at_least_one(messages: object) -> None:
+    with pytest.raises(BadRequest) as caught:
+        govern(PLAIN, {"messages": messages}, {}, chat=True)
+    assert caught.value.param == "messages"
 
 
 @pytest.mark.parametrize("status", [400, 404, 405, 413, 429, 500, 503])

@@ -1,0 +1,157 @@
+"""One Ray with the bundled model, real vLLM on CPU, for every test of this folder that asks for it."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from reasonscale.api.load import load_models
+from reasonscale.api.resolve import Resolved, resolve
+from reasonscale.local.ray_node import RAY_ENV, RayNode, free_port, start_ray
+from reasonscale.local.serve_api import AppState, ServeApi
+from reasonscale.serving.access_log import ENV as ACCESS_LOG
+from reasonscale.serving.config import INGRESS, deployment_name, serve_app, serve_config
+
+for _name, _value in RAY_ENV.items():  # before any test module imports ray
+    os.environ.setdefault(_name, _value)
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "micro-reasoner.yaml"
+READY_WITHIN_S = 240.0
+
+
+@dataclass(slots=True)
+class Service:
+    """The bundled model, served here."""
+
+    node: RayNode
+    resolved: Resolved
+    config: dict[str, Any]  # Serve's whole config, as it was put last
+    port: int
+    access_log: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def model(self) -> str:
+        return self.resolved.served_name
+
+    @property
+    def app(self) -> str:
+        return str(self.config["applications"][0]["name"])
+
+    @property
+    def deployment(self) -> str:
+        return deployment_name(self.resolved)
+
+    def call(self, do: Callable[[ServeApi], Awaitable[Any]]) -> Any:
+        """Run something with a client of Serve's dashboard API."""
+
+        async def run() -> Any:
+            api = ServeApi(self.node.dashboard_url, self.node.token)
+            try:
+                return await do(api)
+            finally:
+                await api.close()
+
+        return asyncio.run(run())
+
+    def state(self) -> AppState:
+        found = self.call(lambda api: api.state(self.app))
+        assert isinstance(found, AppState)
+        return found
+
+    def put(self, config: dict[str, Any]) -> None:
+        """Deploy a config and wait until Serve says that it runs."""
+        self.config = config
+        self.call(lambda api: api.put(config))
+        deadline = time.monotonic() + READY_WITHIN_S
+        while (state := self.state()).status != "RUNNING":
+            assert state.status != "DEPLOY_FAILED", state.message
+            assert time.monotonic() < deadline, f"not running after {READY_WITHIN_S:.0f} s: {state}"
+            time.sleep(0.5)
+
+    def settings(self, **changes: Any) -> None:
+        """Change the model's settings in place, at the ingress and in its engines."""
+        config = copy.deepcopy(self.config)
+        for deployment in config["applications"][0]["deployments"]:
+            told = deployment["user_config"]
+            (told["models"][self.model] if deployment["name"] == INGRESS else told).update(changes)
+        self.put(config)
+
+    def replicas(self) -> set[str]:
+        """Return the ids of the model's replicas that run."""
+        return {rid for rid, word, _ in self.state().replicas[self.deployment] if word == "RUNNING"}
+
+    def ledger(self) -> dict[str, Any]:
+        """Return one replica's ledger, asked directly."""
+        from ray import serve
+
+        handle = serve.get_deployment_handle(self.deployment, self.app)
+        found = handle.ledger.remote().result(timeout_s=60)
+        assert isinstance(found, dict)
+        return found
+
+    def log_line(self, rid: str, within_s: float = 20.0) -> dict[str, Any]:
+        """Return a request's line in the access log, once it is there."""
+        deadline = time.monotonic() + within_s
+        while True:
+            for line in self.access_log.read_text().splitlines():
+                entry = json.loads(line)
+                if entry["id"] == rid:
+                    assert isinstance(entry, dict)
+                    return entry
+            assert time.monotonic() < deadline, f"{rid} never came to the access log"
+            time.sleep(0.1)
+
+    def wait_idle(self, within_s: float = 60.0) -> dict[str, Any]:
+        """Wait until the ledger has no row left; return it."""
+        deadline = time.monotonic() + within_s
+        while (ledger := self.ledger())["rows"]:
+            assert time.monotonic() < deadline, f"still in flight after {within_s:.0f} s: {ledger['rows']}"
+            time.sleep(0.2)
+        return ledger
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Start Ray and one replica of the bundled model; stop both at the end."""
+    model = load_models(EXAMPLE)[0]
+    resolved = resolve(model, EXAMPLE.parent)
+    log = tmp_path_factory.mktemp("logs") / "access.jsonl"
+    node = start_ray()
+    try:
+        app = serve_app([resolved], {resolved.name: 1}, local=True, ingress_env={ACCESS_LOG: str(log)})
+        port = free_port()
+        found = Service(node, resolved, {}, port, log)
+        found.put(serve_config(app, host="127.0.0.1", port=port))
+        yield found
+    finally:
+        node.stop()
+
+
+@pytest.fixture
+def http(service: Service) -> Iterator[httpx.Client]:
+    """A plain client of the service."""
+    with httpx.Client(base_url=service.url, timeout=120, trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture
+def put_back(service: Service) -> Iterator[None]:
+    """Put the config back as it was before the test, whatever the test did to it."""
+    before = copy.deepcopy(service.config)
+    yield
+    if service.config != before:
+        service.put(before)
