@@ -30,6 +30,16 @@ LOCAL_ENV: Final[Mapping[str, str]] = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
+# Parsers of vLLM's that name no marks until a request says that it thinks. Without marks the engine answers every budget
+# with an error, and nobody can count a chain.
+_MARKS: Final[Mapping[str, tuple[str, str]]] = {
+    "deepseek_v3": ("<think>", "</think>"),
+    "poolside_v1": ("<think>", "</think>"),
+    "minimax_m2_append_think": ("<think>", "</think>"),
+    "hunyuan_a13b": ("<think>", "</think>"),
+    "granite": ("Here is my thought process:", "Here is my response:"),
+}
+
 
 def deployment_name(resolved: Resolved) -> str:
     """Return the name of the deployment whose replicas hold the engines."""
@@ -49,6 +59,9 @@ def engine_kwargs(resolved: Resolved) -> dict[str, Any]:
     out["max_num_batched_tokens"] = resolved.max_num_batched_tokens
     if resolved.reasoning.parser is not None:
         out["reasoning_parser"] = resolved.reasoning.parser
+        marks = _MARKS.get(resolved.reasoning.parser)
+        if marks is not None:
+            out["reasoning_config"] = {"reasoning_start_str": marks[0], "reasoning_end_str": marks[1]}
     if resolved.revision:
         out["revision"] = resolved.revision
     if resolved.tensor > 1:
@@ -111,7 +124,7 @@ def serve_app(
         "name": app_name(models),
         "route_prefix": "/",
         "import_path": IMPORT_PATH,
-        "runtime_env": {"env_vars": {**COMMON_ENV, **env}},
+        "runtime_env": {"env_vars": {**COMMON_ENV, **(LOOPBACK_ENV if local else {}), **env}},
         "args": {
             "models": [model_args(m, local=local, env=env) for m in models],
             "ingress": {
