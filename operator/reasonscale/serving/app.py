@@ -14,7 +14,7 @@ from reasonscale.serving.server import ReasonServer
 
 def _llm_config(args: dict[str, Any]) -> LLMConfig:
     gpus = int(args["gpus"])
-    bundles = [{"CPU": 1, "GPU": 1} for _ in range(gpus)] or [{"CPU": 0.5}]
+    bundles: list[dict[str, float]] = [{"CPU": 1, "GPU": 1} for _ in range(gpus)] or [{"CPU": 0.5}]
     return LLMConfig(
         model_loading_config={"model_id": args["model_id"], "model_source": args["model_source"]},
         engine_kwargs=args["engine_kwargs"],

@@ -6,15 +6,21 @@ has touched are written, and no more series than `MAX_SERIES_PER_REPLICA`.
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from collections.abc import Sequence
+from typing import Any, Final
 
 from ray.util.metrics import Counter, Gauge
 
 from reasonscale.api import constants as c
-from reasonscale.serving.ledger import Ledger
+from reasonscale.serving.ledger import ClassTotals, Ledger
 from reasonscale.serving.steps import StepSums
 
 _MODEL, _CLS, _BIN, _PHASE = c.LABEL_METRIC_MODEL, c.LABEL_METRIC_CLASS, c.LABEL_METRIC_BIN, c.LABEL_METRIC_PHASE
+_EDGES: Final = tuple(str(edge) for edge in c.TOKEN_BINS)
+# What has no bin always has room: 7 series of each class, 9 of the replica.
+_MAX_BIN_SERIES: Final = c.MAX_SERIES_PER_REPLICA - 7 * c.MAX_CLASSES - 9
+log = logging.getLogger("ray.serve")
 
 
 class Exporter:
@@ -25,36 +31,51 @@ class Exporter:
         self._gauges: dict[str, Gauge] = {}
         self._counters: dict[str, Counter] = {}
         self._written: dict[tuple[str, tuple[str, ...]], float] = {}
-        self._series: set[tuple[str, tuple[str, ...]]] = set()
+        self._bins: set[tuple[str, tuple[str, ...]]] = set()  # series with a bin; the others are few by construction
+        self._warned = False
 
-    def _room(self, name: str, tags: dict[str, str]) -> bool:
-        key = (name, tuple(tags.values()))
-        if key in self._series:
+    def _room(self, name: str, *tags: str) -> bool:
+        if (name, tags) in self._bins:
             return True
-        if len(self._series) >= c.MAX_SERIES_PER_REPLICA:
+        if len(self._bins) >= _MAX_BIN_SERIES:
+            if not self._warned:
+                self._warned = True
+                log.warning("more than %d series: some bins of lengths are folded into lower ones", _MAX_BIN_SERIES)
             return False
-        self._series.add(key)
+        self._bins.add((name, tags))
         return True
 
     def _gauge(self, name: str, value: float, **tags: str) -> None:
-        if self._room(name, tags):
-            if name not in self._gauges:
-                self._gauges[name] = Gauge(name, description=name, tag_keys=(_MODEL, *tags))
-            self._gauges[name].set(value, tags=self._model | tags)
+        if name not in self._gauges:
+            self._gauges[name] = Gauge(name, description=name, tag_keys=(_MODEL, *tags))
+        self._gauges[name].set(value, tags=self._model | tags)
 
     def _count(self, name: str, total: float, **tags: str) -> None:
-        if not self._room(name, tags):
-            return
         if name not in self._counters:
             self._counters[name] = Counter(name, description=name, tag_keys=(_MODEL, *tags))
         key = (name, tuple(tags.values()))
         before = self._written.get(key, 0.0)
-        if total > before:
+        if total > before:  # Ray refuses an increment of 0
             self._counters[name].inc(total - before, tags=self._model | tags)
             self._written[key] = total
 
-    def _was(self, name: str, *tags: str) -> bool:
-        return (name, tags) in self._series
+    def _by_bin(self, name: str, values: Sequence[float], **tags: str) -> None:
+        """Write a gauge for each bin that was ever touched; what finds no room counts in the next lower bin."""
+        out: dict[str, float] = {}
+        for edge, value in zip(_EDGES, values, strict=True):
+            if (name, (*tags.values(), edge)) in self._bins or (value and self._room(name, *tags.values(), edge)):
+                out[edge] = value
+            elif value and out:
+                out[next(reversed(out))] += value
+        for edge, value in out.items():
+            self._gauge(name, value, **tags, **{_BIN: edge})
+
+    def _lengths(self, totals: ClassTotals, cls: str) -> None:
+        for j, edge in enumerate(_EDGES):
+            # Both or neither: a bin that is ended in and never reached would make a hazard of its own.
+            if totals.reached[j] and self._room(c.M_REACHED, cls, edge) and self._room(c.M_ENDED, cls, edge):
+                self._count(c.M_REACHED, totals.reached[j], **{_CLS: cls, _BIN: edge})
+                self._count(c.M_ENDED, totals.ended[j], **{_CLS: cls, _BIN: edge})
 
     def write(self, ledger: Ledger, sums: StepSums, capacity_tokens: float, now: float) -> None:
         """Write everything once."""
@@ -63,17 +84,10 @@ class Exporter:
             tags = {_CLS: cls}
             self._gauge(c.M_WAITING, current.waiting, **tags)
             self._gauge(c.M_WAITING_PROMPT, current.waiting_prompt_tokens, **tags)
-            for j, edge in enumerate(c.TOKEN_BINS):
-                label = str(edge)
-                for phase, counts in ((c.PHASE_REASONING, current.reasoning), (c.PHASE_ANSWERING, current.answering)):
-                    if counts[j] or self._was(c.M_INFLIGHT, cls, phase, label):
-                        self._gauge(c.M_INFLIGHT, counts[j], **tags, **{_PHASE: phase, _BIN: label})
-                if current.inflight_prompt_tokens[j] or self._was(c.M_INFLIGHT_PROMPT, cls, label):
-                    self._gauge(c.M_INFLIGHT_PROMPT, current.inflight_prompt_tokens[j], **tags, **{_BIN: label})
-                if totals.reached[j]:
-                    self._count(c.M_REACHED, totals.reached[j], **tags, **{_BIN: label})
-                if totals.ended[j]:
-                    self._count(c.M_ENDED, totals.ended[j], **tags, **{_BIN: label})
+            self._by_bin(c.M_INFLIGHT, current.reasoning, **tags, **{_PHASE: c.PHASE_REASONING})
+            self._by_bin(c.M_INFLIGHT, current.answering, **tags, **{_PHASE: c.PHASE_ANSWERING})
+            self._by_bin(c.M_INFLIGHT_PROMPT, current.inflight_prompt_tokens, **tags)
+            self._lengths(totals, cls)
             self._count(c.M_ARRIVALS, totals.arrivals, **tags)
             self._count(c.M_PROMPT_TOKENS, totals.prompt_tokens, **tags)
             self._count(c.M_REASONING_TOKENS, totals.reasoning_tokens, **tags)
