@@ -52,7 +52,7 @@ class Reasoning(Part):
     )
     expose: Literal["Full", "Hidden"] = Field(default="Full", description="Whether the chain is sent to the client.")
     field_names: Annotated[list[Literal["reasoning", "reasoning_content"]], Field(min_length=1, max_length=2)] = Field(
-        default_factory=lambda: ["reasoning", "reasoning_content"],
+        default=["reasoning", "reasoning_content"],
         description="Fields that carry the chain; old clients read reasoning_content.",
     )
     under_pressure: UnderPressure | None = Field(
