@@ -15,7 +15,7 @@ YOUNG_S = 120.0
 GAP_EVENTS = 3.0
 FANO_LIMIT = 4.0
 # A rate wanders like a random walk: by this share in two minutes, as a day of DeepSeek-R1 did (bench/forecast.py).
-DRIFT = 0.22
+DRIFT = 0.16
 DRIFT_S = 120.0
 
 

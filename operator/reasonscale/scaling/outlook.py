@@ -100,6 +100,35 @@ def _kv_full_in_s(points: Sequence[Point], room: float | None) -> float | None:
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class _Waits:
+    drain_s: float
+    allowed_s: float
+    need: float  # replicas; 0 where the queue starts within the objective
+
+
+def _waits(
+    seen: Observation, policy: Policy, loads: Sequence[ClassLoad], capacity: Capacity,
+    crowd: tuple[float, float, float], tpot_s: float,
+) -> _Waits:  # fmt: skip
+    """Return how the queue stands to its objective; `crowd`: running, tokens they owe, waiting in excess of seats.
+
+    A queue that will not start in time needs seats and KV for all who are here now, and its prompts computed in time.
+    """
+    running, left, excess = crowd
+    waiting = sum(load.waiting for load in loads) + seen.held_requests
+    prompts = sum(load.waiting_prompt_tokens for load in loads)
+    allowed = policy.objectives.ttft_s
+    if waiting > 0.0:
+        allowed += policy.objectives.ttft_per_prompt_token_s * prompts / waiting
+    drain_s = _queue_drain_s(running, left, excess, prompts, capacity, seen.fleet.ready, tpot_s)
+    if waiting <= 0.0 or drain_s <= allowed:
+        return _Waits(drain_s, allowed, 0.0)
+    held = sum(count * (made + prompt) for load in loads for made, count, prompt in load.running) + prompts
+    seats = (running + waiting) / capacity.seats
+    return _Waits(drain_s, allowed, max(seats, capacity.kv_need(held), prompts * capacity.step.d / allowed))
+
+
 def look(seen: Observation, policy: Policy, state: State) -> Outlook:
     """Return the outlook of a fresh observation, which `state` has already learnt."""
     step = fit(state.steps, policy)
@@ -113,8 +142,8 @@ def look(seen: Observation, policy: Policy, state: State) -> Outlook:
     running = sum(count for load in loads for _, count, _ in load.running)
     waiting = sum(load.waiting for load in loads) + seen.held_requests
     waiting_prompt = sum(load.waiting_prompt_tokens for load in loads)
-    in_system = sum(count * (made + prompt) for load in loads for made, count, prompt in load.running) + waiting_prompt
-    kv_now = max(in_system - waiting_prompt, sum(r.kv_used_tokens for r in seen.replicas))
+    held = sum(count * (made + prompt) for load in loads for made, count, prompt in load.running)
+    kv_now = max(held, sum(r.kv_used_tokens for r in seen.replicas))
     free = _seats_free(seen, capacity, waiting, waiting_prompt, kv_now)
     excess = max(0.0, waiting - free)
     seated = min(1.0, free / waiting) if waiting > 0.0 else 1.0
@@ -134,17 +163,7 @@ def look(seen: Observation, policy: Policy, state: State) -> Outlook:
             capacity.kv_need(point.kv_high_tokens),
         )
 
-    # A queue in excess of the seats needs seats and KV for all who are here now, and its prompts computed in time.
-    allowed = policy.objectives.ttft_s
-    if waiting > 0.0:
-        allowed += policy.objectives.ttft_per_prompt_token_s * waiting_prompt / waiting
-    drain_s = _queue_drain_s(running, left, excess, waiting_prompt, capacity, seen.fleet.ready, tpot_s)
-    over = waiting > 0.0 and drain_s > allowed
-    need_queue = 0.0
-    if over:
-        need_queue = max(
-            (running + waiting) / capacity.seats, capacity.kv_need(in_system), waiting_prompt * step.d / allowed
-        )
+    waits = _waits(seen, policy, loads, capacity, (running, left, excess), tpot_s)
     numbers = Numbers(
         owed_tokens=owed,
         queued_tokens=queued,
@@ -158,7 +177,7 @@ def look(seen: Observation, policy: Policy, state: State) -> Outlook:
         need_concurrency=capacity.concurrency_need(at.inflight_high, at.kv_high_tokens, prefill_share),
         need_kv=capacity.kv_need(at.kv_high_tokens),
         need_prefill=capacity.prefill_need(prefill_share),
-        need_queue=need_queue,
+        need_queue=waits.need,
         waiting=waiting,
         preemption_rate=state.preemptions_per_s,
     )
@@ -166,8 +185,8 @@ def look(seen: Observation, policy: Policy, state: State) -> Outlook:
         numbers=numbers,
         need=need_at(at),
         need_throughout=max(need_at(point) for point in points if point.after_s <= far),
-        drain_s=drain_s,
-        ttft_allowed_s=allowed,
-        queue_over_objective=over,
+        drain_s=waits.drain_s,
+        ttft_allowed_s=waits.allowed_s,
+        queue_over_objective=waits.need > 0.0,
         excess=excess,
     )

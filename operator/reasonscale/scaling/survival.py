@@ -1,4 +1,4 @@
-"""From what the ledger counts to the hazard of each token bin: a life table with two memories.
+"""From what the ledger counts to the hazard of each token bin: a life table with three memories.
 
 Of the E requests that entered bin j, D ended in it and P passed on to the next. One that is still inside, or was cut
 there, has been at risk over half the bin on average, so each entry counts half and so does each exit:
@@ -17,6 +17,7 @@ from math import erfc, exp, log, log1p, sqrt
 from reasonscale.scaling.curve import EDGES, Curve, curve_from
 from reasonscale.scaling.types import N_BINS, NO_BINS, ClassCounts
 
+FRESH_HALF_LIFE_S = 90.0
 SHORT_HALF_LIFE_S = 400.0
 LONG_HALF_LIFE_S = 1800.0
 PRIOR_SIGMA = 1.0  # spread of log length within a class; R1's whole day has 1.3, its single clients 0.6 to 1.1
@@ -25,13 +26,15 @@ CLASS_PRIOR_REQUESTS = 2.0
 RATIO_BOUND = 20.0
 # Half the neighbourhood in which the short memory is tested against the long one. One bin alone has too few events
 # to contradict anything; all bins together would miss a shift that only long chains show.
-NEIGHBOURS = 2
+NEIGHBOURS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Decayed counts of one class: requests that reached a bin, and that ended in it, in two memories."""
+    """Decayed counts of one class: requests that reached a bin, and that ended in it, in three memories."""
 
+    reached_fresh: tuple[float, ...] = NO_BINS
+    ended_fresh: tuple[float, ...] = NO_BINS
     reached_short: tuple[float, ...] = NO_BINS
     ended_short: tuple[float, ...] = NO_BINS
     reached_long: tuple[float, ...] = NO_BINS
@@ -40,9 +43,12 @@ class Lengths:
 
 def remember(lengths: Lengths, counts: ClassCounts | None, dt_s: float) -> Lengths:
     """Return the memory `dt_s` seconds later, with the increments of `counts` added."""
+    fresh = 0.5 ** (dt_s / FRESH_HALF_LIFE_S)
     short, long = 0.5 ** (dt_s / SHORT_HALF_LIFE_S), 0.5 ** (dt_s / LONG_HALF_LIFE_S)
     reached, ended = (counts.reached, counts.ended) if counts else (NO_BINS, NO_BINS)
     return Lengths(
+        reached_fresh=tuple(x * fresh + r for x, r in zip(lengths.reached_fresh, reached, strict=True)),
+        ended_fresh=tuple(x * fresh + e for x, e in zip(lengths.ended_fresh, ended, strict=True)),
         reached_short=tuple(x * short + r for x, r in zip(lengths.reached_short, reached, strict=True)),
         ended_short=tuple(x * short + e for x, e in zip(lengths.ended_short, ended, strict=True)),
         reached_long=tuple(x * long + r for x, r in zip(lengths.reached_long, reached, strict=True)),
@@ -50,19 +56,17 @@ def remember(lengths: Lengths, counts: ClassCounts | None, dt_s: float) -> Lengt
     )
 
 
-def evidence(lengths: Lengths) -> tuple[list[float], list[float]]:
-    """Return, for each bin, the requests that ended in it and those at risk in it, old ones trusted while they fit."""
-    ended, risk, surprise, spread = [], [], [0.0], [0.0]
-    olds = []
-    short, long = (*lengths.reached_short, 0.0), (*lengths.reached_long, 0.0)
-    for j in range(N_BINS):
-        d = lengths.ended_short[j]
-        n = 0.5 * (short[j] + d + short[j + 1])
-        old_d = max(0.0, lengths.ended_long[j] - d)
-        old_n = max(old_d, 0.5 * (long[j] + lengths.ended_long[j] + long[j + 1]) - n)
-        ended.append(d)
-        risk.append(n)
-        olds.append((old_d, old_n))
+def _at_risk(reached: Sequence[float], ended: Sequence[float]) -> list[float]:
+    beyond = (*reached[1:], 0.0)
+    return [0.5 * (r + d + p) for r, d, p in zip(reached, ended, beyond, strict=True)]
+
+
+def _add_older(
+    ended: list[float], risk: list[float], older_ended: Sequence[float], older_risk: Sequence[float]
+) -> None:
+    """Add to the newer counts what the older ones have beyond them, each bin as far as its neighbourhood agrees."""
+    surprise, spread = [0.0], [0.0]
+    for d, n, old_d, old_n in zip(ended, risk, older_ended, older_risk, strict=True):
         if n > 0.0 and old_n > 0.0:
             q = (old_d + 0.5) / (old_n + 1.0)
             surprise.append(surprise[-1] + d - n * q)
@@ -71,14 +75,29 @@ def evidence(lengths: Lengths) -> tuple[list[float], list[float]]:
         else:
             surprise.append(surprise[-1])
             spread.append(spread[-1])
-    for j, (old_d, old_n) in enumerate(olds):
+    for j, (old_d, old_n) in enumerate(zip(older_ended, older_risk, strict=True)):
         if old_n > 0.0:
             low, high = max(0, j - NEIGHBOURS), min(N_BINS, j + NEIGHBOURS + 1)
             gap = surprise[high] - surprise[low]
             z2 = gap * gap / (spread[high] - spread[low] + 1.0)
-            trust = 1.0 if z2 <= 4.0 else exp((4.0 - z2) / 4.0)
+            trust = 1.0 if z2 <= 4.0 else exp((4.0 - z2) / 3.0)
             ended[j] += trust * old_d
             risk[j] += trust * old_n
+
+
+def evidence(lengths: Lengths) -> tuple[list[float], list[float]]:
+    """Return, for each bin, the requests that ended in it and those at risk in it, old ones trusted while they fit."""
+    ended, risk = list(lengths.ended_fresh), _at_risk(lengths.reached_fresh, lengths.ended_fresh)
+    newer_ended, newer_risk = lengths.ended_fresh, risk[:]
+    for reached_all, ended_all in (
+        (lengths.reached_short, lengths.ended_short),
+        (lengths.reached_long, lengths.ended_long),
+    ):
+        risk_all = _at_risk(reached_all, ended_all)
+        older_ended = [max(0.0, a - b) for a, b in zip(ended_all, newer_ended, strict=True)]
+        older_risk = [max(d, a - b) for d, a, b in zip(older_ended, risk_all, newer_risk, strict=True)]
+        _add_older(ended, risk, older_ended, older_risk)
+        newer_ended, newer_risk = ended_all, risk_all
     return ended, risk
 
 

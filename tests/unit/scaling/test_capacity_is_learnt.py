@@ -53,7 +53,7 @@ def test_the_time_per_token_is_the_observed_one_where_there_is_traffic():
 
 
 @settings(max_examples=50)
-@given(st.floats(0, 1000), st.floats(0, 1000), st.floats(0, 1e6), st.floats(0, 5))
+@given(st.integers(0, 1000), st.floats(0, 1000), st.floats(0, 1e6), st.floats(0, 5))
 def test_at_the_need_the_time_per_token_is_the_aim_and_everyone_has_a_seat(inflight, more, kv, rho):
     capacity = capacity_of(TRUE, replace(POLICY, step_time=TRUE), [])
     n = capacity.concurrency_need(inflight, kv, rho)

@@ -86,6 +86,7 @@ def test_the_same_input_gives_the_same_output(history, policy):
     assert state_after(history, policy) == state_after(history, policy)
 
 
+@settings(max_examples=15)
 @given(histories, observations, st.sampled_from([Freshness.STALE, Freshness.ABSENT]))
 def test_without_fresh_signals_nothing_within_the_bounds_is_changed(history, last, freshness):
     state = state_after(history, POLICY)
@@ -95,6 +96,7 @@ def test_without_fresh_signals_nothing_within_the_bounds_is_changed(history, las
     assert not decision.act
 
 
+@settings(max_examples=30)
 @given(
     histories,
     observations,
