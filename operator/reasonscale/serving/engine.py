@@ -66,6 +66,7 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
         self._trackers: dict[str, Tracker] = {}
         self._whole: set[str] = set()  # requests whose output comes at once: read from the engine's own state
         self._classes: OrderedDict[str, str] = OrderedDict()  # request id -> class, until the engine takes it
+        self._arriving: set[str] = set()  # admitted, and not in the ledger yet: their prompts are being made
         self._results: OrderedDict[str, Result] = OrderedDict()
 
     def _start_async_llm_engine(self, vllm_engine_args: Any, vllm_engine_config: Any, placement_group: Any) -> Any:
@@ -91,6 +92,8 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
         await super().start()
         client = self._engine_client
         self._start_ids, self._end_ids = _think_ids(client)
+        reasoning = getattr(client.vllm_config, "reasoning_config", None)
+        self._can_budget = reasoning is not None and bool(reasoning.enabled)
         self._plain_generate = client.generate
         client.generate = self._generate
 
@@ -119,6 +122,10 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
         thinks = self._thinks(prompt_ids)
         delta = sampling_params.output_kind == RequestOutputKind.DELTA
         budget = sampling_params.thinking_token_budget
+        if budget is not None and not self._can_budget:
+            # The engine would answer with an error that no client caused.
+            sampling_params, budget = sampling_params.clone(), None
+            sampling_params.thinking_token_budget = None
         keys = [_row_id(rid, index) for index in range(sampling_params.n or 1)]
         for key in keys:
             tracker = self._trackers[key] = Tracker(self._end_ids, thinks)
@@ -164,11 +171,12 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
                 self._results.popitem(last=False)
 
     def _class_of(self, rid: str) -> str:
-        for prefix in ("chatcmpl-", "cmpl-"):
-            if rid.startswith(prefix):
-                plain = rid.removeprefix(prefix)
-                return self._classes.get(plain) or self._classes.get(plain.rsplit("-", 1)[0]) or CLASS_MEDIUM
-        return CLASS_MEDIUM
+        """Return the class that a request came with; from now on the ledger knows of it."""
+        plain = rid.removeprefix("chatcmpl-").removeprefix("cmpl-")
+        if plain not in self._classes:
+            plain = plain.rsplit("-", 1)[0]  # one of several prompts
+        self._arriving.discard(plain)
+        return self._classes.get(plain, CLASS_MEDIUM)
 
     def look(self) -> None:
         """Bring the rows of requests whose output comes at once up to date, from the engine's own state."""
@@ -199,10 +207,13 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
         headers = {k.lower(): v for k, v in (info.headers if info is not None else {}).items()}
         # An id of the client's may come twice at once; the engine aborts by it and the ledger keeps rows by it.
         plain = request.request_id = f"{headers.get(HEADER_ID) or request.request_id}.{uuid.uuid4().hex[:8]}"
-        if self.ledger.waiting >= self.max_waiting:
+        # A burst is counted while its prompts are still being made, else all of it would pass.
+        waiting = self.ledger.waiting + len(self._arriving)
+        if waiting >= self.max_waiting:
             await stream.aclose()
-            yield {"refused": self.retry_after_s(), "waiting": self.ledger.waiting}
+            yield {"refused": self.retry_after_s(), "waiting": waiting}
             return
+        self._arriving.add(plain)
         self._classes[plain] = headers.get(HEADER_CLASS, CLASS_MEDIUM)
         rid = prefix + plain
         try:
@@ -226,6 +237,7 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
             yield (events.COUNTS, self._counts(rid))
         finally:
             self._classes.pop(plain, None)
+            self._arriving.discard(plain)
 
     def _piece(self, rid: str, event: str) -> tuple[str, Any] | None:
         if event.startswith("data: [DONE]"):

@@ -10,6 +10,8 @@ from reasonscale.api.families import Switch
 from reasonscale.api.resolve import Resolved
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
+# Parsers of vLLM's that have no marks, so that the engine can't count a chain.
+_UNCOUNTED = frozenset({"openai_gptoss", "muse_glimmer"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ def settings_of(resolved: Resolved) -> ModelSettings:
         model=resolved.served_name,
         max_model_len=resolved.max_model_len,
         reasons=reasoning.parser is not None and reasoning.mode != "Never",
-        engine_budget=family.budget and reasoning.parser is not None,
+        engine_budget=family.budget and reasoning.parser is not None and reasoning.parser not in _UNCOUNTED,
         always=reasoning.mode == "Always",
         switch=str(family.switch.value if isinstance(family.switch, Switch) else family.switch),
         template_key=family.template_key,
