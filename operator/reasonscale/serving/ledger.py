@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from reasonscale.api.constants import CLASS_OTHER, MAX_CLASSES, TOKEN_BINS, bin_of
 
 N_BINS = len(TOKEN_BINS)
+_NEVER = 1 << 62
 
 
 def _zeros() -> list[int]:
@@ -32,6 +33,7 @@ class Row:
     reasoning_tokens: int = 0
     answering: bool = False
     bin: int = -1  # the last bin reached; -1 before the first token
+    next_edge: int = 1  # tokens at which the next bin is reached
 
 
 @dataclass(slots=True)
@@ -87,12 +89,10 @@ class Tracker:
             return
         end = self._end
         if len(end) == 1:
-            try:
-                at = list(ids).index(end[0])
-            except ValueError:
+            if end[0] not in ids:  # nearly every time
                 self.reasoning_tokens += len(ids)
                 return
-            self.reasoning_tokens += at
+            self.reasoning_tokens += list(ids).index(end[0])
             self.answering = True
             return
         window = self._tail + tuple(ids)
@@ -141,14 +141,16 @@ class Ledger:
             return
         totals = self.totals[row.cls]
         reasoning_tokens = max(reasoning_tokens, row.reasoning_tokens)
-        totals.reasoning_tokens += reasoning_tokens - row.reasoning_tokens
-        totals.answer_tokens += max(0, (generated - reasoning_tokens) - (row.generated - row.reasoning_tokens))
+        thought = reasoning_tokens - row.reasoning_tokens
+        totals.reasoning_tokens += thought
+        totals.answer_tokens += max(0, generated - row.generated - thought)
         row.generated, row.reasoning_tokens, row.answering = generated, reasoning_tokens, answering
-        if generated > 0:
+        if generated >= row.next_edge:
             top = bin_of(generated)
             for j in range(row.bin + 1, top + 1):
                 totals.reached[j] += 1
-            row.bin = max(row.bin, top)
+            row.bin = top
+            row.next_edge = TOKEN_BINS[top + 1] if top + 1 < N_BINS else _NEVER
 
     def finish(self, rid: str, now: float, *, ended: bool, exhausted: bool = False) -> Result | None:
         """Take a request out. `ended`: it stopped by itself; else it is censored. None for one that isn't there."""
