@@ -11,7 +11,9 @@ from tests.unit.scaling.worlds import POLICY
 
 from reasonscale.scaling.arrivals import Arrivals, add, rate_of
 from reasonscale.scaling.capacity import Steps, capacity_of, fit, observe, token_time
-from reasonscale.scaling.types import ReplicaCounts, StepTime
+from reasonscale.scaling.curve import curve_from
+from reasonscale.scaling.forecast import ClassLoad, forecast
+from reasonscale.scaling.types import N_BINS, ReplicaCounts, StepTime
 
 TRUE = StepTime(0.020, 0.0004, 2.0e-7, 1.0e-4)
 
@@ -96,3 +98,11 @@ def test_a_jump_is_followed_within_two_minutes_up_and_down():
 
 def test_the_first_tick_proves_little():
     assert rate_after((2.0, 5.0)) < 1.0
+
+
+def test_those_who_find_no_seat_are_counted_whole_at_the_horizon():
+    curve = curve_from([0.5] * N_BINS, [0.0] * N_BINS, 4096.0)
+    load = ClassLoad(curve, [], waiting=20.0, waiting_prompt_tokens=600.0, rate=rate_of(Arrivals()))
+    (seated,), (stuck,) = (forecast([load], [60.0], 0.04, 1.6, share) for share in (1.0, 0.0))
+    assert stuck.inflight == 20.0
+    assert seated.inflight == pytest.approx(20.0 * curve.survives(1500.0))
