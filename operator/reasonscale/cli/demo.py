@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 
-def demo(*, port: int = 8000, out: Path = Path("demo-report"), seconds: float = 400.0, seed: int = 1) -> int:
+def demo(*, port: int = 8000, out: Path = Path("demo-report"), seconds: float = 440.0, seed: int = 2) -> int:
     """Show a reasoning model on this machine, scaled by its chain of thought, under load at a constant rate.
 
     Exit code 0 only if nothing failed, at least 90 % of the answers are right, the thought still to come made it scale

@@ -15,11 +15,11 @@ from reasonscale.api.resolve import Resolved, resolve
 from reasonscale.autoscaler import Record
 from reasonscale.demo.report import Run, build, page
 from reasonscale.load.client import Outcome, send
-from reasonscale.load.trace import SHIFT_BACK, SHIFT_FROM, workload
+from reasonscale.load.trace import SHIFT_BACK, SHIFT_FROM, warm_up, workload
 from reasonscale.local.app import LocalApp
 from reasonscale.local.status import model_status, plain
 
-RATE, LOAD_S, SEED, PACE_MS = 0.4, 400.0, 1, 40.0
+RATE, LOAD_S, SEED, PACE_MS = 0.7, 440.0, 2, 40.0
 CALM_S = 240.0  # at most, until the replicas are back at the minimum
 
 
@@ -87,6 +87,8 @@ async def run_demo(
         say(
             f"ready after {time.monotonic() - began:.0f} s: OpenAI API at {app.url}/v1, engines held to {PACE_MS:g} ms a step (only in this demo)"
         )
+        await send(app.url, model.served_name, warm_up(seed))
+        say("warmed up by 12 short sums, which are not counted; the loop starts")
         scaler = app.autoscalers[model.name]
         scaler.listen(watch.record)
         plans = workload("cot-shift", rate, load_s, seed)

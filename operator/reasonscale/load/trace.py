@@ -97,46 +97,62 @@ def _arrivals(rng: random.Random, rate: float, duration_s: float) -> list[float]
     return [(i + rng.random()) / rate for i in range(count)]
 
 
-def _sum(rng: random.Random, _: float) -> tasks.Task:
+def _sum(rng: random.Random) -> tasks.Task:
     return tasks.random_sum(rng, rng.randint(2, tasks.MAX_DIGITS), held_out=True)
 
 
-def _collatz(rng: random.Random, _: float) -> tasks.Task:
+def _collatz(rng: random.Random) -> tasks.Task:
     return tasks.collatz_task(rng.randint(2, tasks.MAX_N))
 
 
-def _mixed(rng: random.Random, at: float) -> tasks.Task:
-    return _sum(rng, at) if rng.random() < 0.5 else _collatz(rng, at)
+def _each(draw: Callable[[random.Random], tasks.Task]) -> Callable[[random.Random, int], list[tasks.Task]]:
+    return lambda rng, count: [draw(rng) for _ in range(count)]
 
 
 _LONG = tuple(n for n in range(2, tasks.MAX_N + 1) if len(tasks.collatz_task(n).chain) > 500)
+SHIFT_FROM, SHIFT_FULL, SHIFT_BACK = 0.12, 0.65, 0.72  # shares of the whole time
+SHIFT_LONG = 0.6  # share of long chains where they are most
 
 
-SHIFT_FROM, SHIFT_FULL, SHIFT_BACK = 0.2, 0.5, 0.65  # shares of the whole time
-
-
-def _shift(rng: random.Random, at: float) -> tasks.Task:
-    """Short sums; more and more long chains among them, then nothing else; then short sums again."""
-    long = min(1.0, (at - SHIFT_FROM) / (SHIFT_FULL - SHIFT_FROM)) if SHIFT_FROM <= at < SHIFT_BACK else 0.0
-    if rng.random() < long:
-        return tasks.collatz_task(rng.choice(_LONG))
+def short_sum(rng: random.Random) -> tasks.Task:
+    """Draw what the load shifts from and back to: a sum of two to five digits."""
     return tasks.random_sum(rng, rng.randint(2, 5), held_out=True)
 
 
-WORKLOADS: dict[str, tuple[Callable[[random.Random, float], tasks.Task], str]] = {
-    "sums": (_sum, "column additions of 2 to 8 digits"),
-    "collatz": (_collatz, "Collatz counts: chains that can't be told from the question"),
-    "mixed": (_mixed, "half of each"),
+def _shift(rng: random.Random, count: int) -> list[tasks.Task]:
+    """Draw short sums, with more and more long chains among them, then short sums alone again.
+
+    The long ones are spread evenly, so that the seed decides which they are, not whether they come in heaps.
+    """
+    out, due = [], rng.random()
+    for i in range(count):
+        at = (i + 0.5) / count
+        grown = min(1.0, (at - SHIFT_FROM) / (SHIFT_FULL - SHIFT_FROM))
+        due += SHIFT_LONG * grown if SHIFT_FROM <= at < SHIFT_BACK else 0.0
+        long = due >= 1.0
+        due -= long
+        out.append(tasks.collatz_task(rng.choice(_LONG)) if long else short_sum(rng))
+    return out
+
+
+WORKLOADS: dict[str, tuple[Callable[[random.Random, int], list[tasks.Task]], str]] = {
+    "sums": (_each(_sum), "column additions of 2 to 8 digits"),
+    "collatz": (_each(_collatz), "Collatz counts: chains that can't be told from the question"),
+    "mixed": (_each(lambda rng: _sum(rng) if rng.random() < 0.5 else _collatz(rng)), "half of each"),
     "cot-shift": (_shift, "short chains, then more and more long ones at the same rate, then short ones"),
 }
 
 
 def workload(name: str, rate: float, duration_s: float, seed: int) -> list[Planned]:
     """Return a named workload's requests; the same for the same seed."""
-    draw = WORKLOADS[name][0]
     rng = random.Random(seed)
-    out = []
-    for t in _arrivals(rng, rate, duration_s):
-        task = draw(rng, t / duration_s)
-        out.append(Planned(t, task.question, task.answer, task.skill))
-    return out
+    times = _arrivals(rng, rate, duration_s)
+    found = WORKLOADS[name][0](rng, len(times))
+    return [Planned(t, task.question, task.answer, task.skill) for t, task in zip(times, found, strict=True)]
+
+
+def warm_up(seed: int, count: int = 12, rate: float = 2.0) -> list[Planned]:
+    """Return a few short sums, so that what follows finds engines that have run and lengths that are known."""
+    rng = random.Random(seed)
+    found = [short_sum(rng) for _ in range(count)]
+    return [Planned(i / rate, task.question, task.answer, task.skill) for i, task in enumerate(found)]
