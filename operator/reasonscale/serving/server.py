@@ -43,11 +43,16 @@ class ReasonServer(LLMServer):  # type: ignore[misc]
         engine = self.engine
         while True:
             try:
-                engine.look()
+                self._look()
                 self._exporter.write(engine.ledger, engine.sums, engine.kv_capacity_tokens, time.time())
             except Exception:  # the next second may do better; a silent ledger would hold the scaler for good
                 log.exception("the ledger could not be written")
             await asyncio.sleep(1.0)
+
+    def _look(self) -> None:
+        self.engine.look()
+        if not self.engine.ledger.rows:
+            self.engine.sums.idle()
 
     def _apply(self, config: dict[str, Any]) -> None:
         settings = ModelSettings.from_json(config)
@@ -65,7 +70,7 @@ class ReasonServer(LLMServer):  # type: ignore[misc]
         """Return the ledger as plain values."""
         from ray import serve
 
-        self.engine.look()
+        self._look()
         return {"replica": serve.get_replica_context().replica_id.unique_id} | describe(
             self.engine.ledger, self.engine.sums, self.engine.kv_capacity_tokens
         )

@@ -32,3 +32,7 @@ class StepSums:
             self.prefill_tokens += prefill
         self.preemptions += preempted
         self.kv_usage, self.running, self.waiting, self._last_s = kv_usage, running, waiting, now
+
+    def idle(self) -> None:
+        """Note that no request is there: an engine whose last one was aborted may never tell of a step after it."""
+        self.kv_usage, self.running, self.waiting = 0.0, 0, 0

@@ -28,3 +28,12 @@ def test_preemptions_are_counted_in_the_first_step_too() -> None:
     sums.step(1.0, 2, 1, 1.0, 1000, 0, 3)
     sums.step(2.0, 2, 1, 1.0, 1000, 0, 1)
     assert sums.preemptions == 4
+
+
+def test_the_pause_after_an_abort_is_not_a_step_and_holds_no_kv() -> None:
+    sums = StepSums()
+    sums.step(10.0, 8, 0, 0.9, 1000, 0, 0)
+    sums.idle()  # all eight clients went away; the engine ran no further step to say so
+    assert sums.kv_usage == 0
+    sums.step(700.0, 1, 0, 0.1, 1000, 30, 0)
+    assert (sums.steps, sums.seconds) == (0, 0.0)
