@@ -90,10 +90,10 @@ async def test_requests_are_sent_at_their_times_whatever_earlier_ones_do() -> No
 
     running = await asyncio.start_server(hang, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{running.sockets[0].getsockname()[1]}"
-    outcomes = await send(url, "m", [Planned(i * 0.01, "1+1", "2") for i in range(5)], timeout_s=0.5)
+    outcomes = await send(url, "m", [Planned(i * 0.01, "1+1", "2") for i in range(5)], timeout_s=1.5)
     running.close()
     assert len(outcomes) == 5
-    assert all(o.failed and o.late_s < 0.4 for o in outcomes)
+    assert all(o.failed and o.late_s < 1.4 for o in outcomes)
 
 
 def test_a_report_counts_by_kind() -> None:
