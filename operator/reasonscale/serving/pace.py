@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 ENV = "REASONSCALE_PACE_MS"
@@ -23,8 +24,13 @@ def register() -> None:
 
     if getattr(EngineCore, "_reasonscale_paced", False):
         return
-    plain = EngineCore.step
+    # With asynchronous scheduling vLLM's loop takes the second; each call hands one batch to the model either way.
+    EngineCore.step = _paced(EngineCore.step, least_s)
+    EngineCore.step_with_batch_queue = _paced(EngineCore.step_with_batch_queue, least_s)
+    EngineCore._reasonscale_paced = True
 
+
+def _paced(plain: Callable[[Any], Any], least_s: float) -> Callable[[Any], Any]:
     def step(self: Any) -> Any:
         started = time.perf_counter()
         result = plain(self)
@@ -34,5 +40,4 @@ def register() -> None:
                 time.sleep(rest)
         return result
 
-    EngineCore.step = step
-    EngineCore._reasonscale_paced = True
+    return step
