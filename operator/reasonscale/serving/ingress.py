@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from vllm.exceptions import VLLMClientError
 
 from reasonscale.api import constants as c
-from reasonscale.serving import events
+from reasonscale.serving import events, loopback
 from reasonscale.serving.access_log import AccessLog, Entry
 from reasonscale.serving.budget import BadRequest
 from reasonscale.serving.errors import error_body
@@ -59,6 +59,9 @@ class _Stream(StreamingResponse):  # type: ignore[misc]
             self.over()
 
     over: Any = staticmethod(lambda: None)  # called when all is over; settles what the source could not
+
+
+loopback.apply()  # before Serve binds this replica's ports
 
 
 class Ingress:
