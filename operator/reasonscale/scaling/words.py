@@ -42,10 +42,10 @@ def why_up(reason: str, n: Numbers, start_s: float, drain_s: float, allowed_s: f
     if reason == c.REASON_PREEMPTION:
         return f"{n.preemption_rate:.2f} preemptions/s, {owed}, {takes}"
     if reason == c.REASON_PREFILL:
-        return f"prompts of {n.arrival_rate:.2f} requests/s need {n.need_prefill:.1f} replicas, {owed}, {takes}"
+        return f"prompts of {n.arrival_rate:.2f} requests/s need {n.need_prefill:.2f} replicas, {owed}, {takes}"
     return (
         f"{owed}, {n.inflight_now:.0f} in flight now and up to {n.inflight_at_horizon:.0f} in "
-        f"{seconds(n.horizon_s)} need {n.need_concurrency:.1f} replicas, {takes}"
+        f"{seconds(n.horizon_s)} need {n.need_concurrency:.2f} replicas, {takes}"
     )
 
 
