@@ -101,6 +101,12 @@ def verdict(report: dict[str, Any]) -> list[str]:
     return missing
 
 
+def _rate_words(rate: dict[str, Any]) -> str:
+    if rate["lowest"] == rate["highest"]:
+        return f"{rate['mean']} requests/s"
+    return f"{rate['lowest']} to {rate['highest']} requests/s"
+
+
 def words(report: dict[str, Any]) -> list[str]:
     """Return the summary for a person."""
     r = report
@@ -121,7 +127,7 @@ def words(report: dict[str, Any]) -> list[str]:
         basis = f"{e['owed_tokens']} tokens owed, {e['waiting']} requests waiting, {e['rate']} requests/s"
         lines.append(f"  {e['t']:6.1f} s  {e['from']} -> {e['to']}  {e['reason']}: {e['message']}  [{basis}]")
     lines.append(
-        f"a scaler by request rate would have seen {rate['lowest']} to {rate['highest']} requests/s (mean {rate['mean']}) from beginning to end: nothing to scale for"
+        f"a scaler by request rate would have seen {_rate_words(rate)} from beginning to end: nothing to scale for"
     )
     lines.append(f"CPU               {r['cpu_percent']['mean']} % of all cores on average under load")
     lines.append(
@@ -200,7 +206,7 @@ def page(run: Run, report: dict[str, Any]) -> str:
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>reasonscale demo</title><style>{_STYLE}</style>'
         f'<h1>One reasoning model, scaled by its chain of thought</h1><p class="{"ok" if ok else "no"}">{escape(head)}</p>'
         f'<div class="k">{"".join(f"<div><b>{escape(str(v))}</b>{escape(n)}</div>" for v, n in tiles)}</div>'
-        f"<p>Requests came at a constant rate, {rate['lowest']} to {rate['highest']} a second in windows of {rate['window_s']:g} s; their chains of thought did not. A scaler by request rate would have seen nothing.</p>"
+        f"<p>Requests came at a constant rate, {_rate_words(rate)} in every window of {rate['window_s']:g} s; their chains of thought did not. A scaler by request rate would have seen nothing.</p>"
         f"{''.join(_plots(run, report))}"
         "<h2>Decisions</h2><table><tr><th>when</th><th>replicas</th><th>reason</th><th>in words</th><th>tokens owed</th><th>waiting</th><th>requests/s</th></tr>"
         f"{events}</table>"

@@ -80,7 +80,9 @@ def plot(
         x, _ = at(mark.x, 0)
         parts.append(f'<path d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}" stroke="{mark.color}" stroke-dasharray="3 3"/>')
         if mark.text:
-            parts.append(f'<text x="{x + 4:.1f}" y="{TOP + 11}" class="m">{escape(mark.text)}</text>')
+            room = WIDTH - RIGHT - x > 6 * len(mark.text) + 4  # else the word goes to the left of its line
+            place = f'x="{x + 4:.1f}"' if room else f'x="{x - 4:.1f}" text-anchor="end"'
+            parts.append(f'<text {place} y="{TOP + 11}" class="m">{escape(mark.text)}</text>')
     for s in series:
         points = [at(x, y) for x, y in s.points]
         if not points:
