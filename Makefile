@@ -10,12 +10,10 @@ export DO_NOT_TRACK := 1
 
 PY := .venv/bin/python
 PYTEST := $(PY) -m pytest
-SEED ?= 1
-E2E_BIN ?= $(REASONSCALE_E2E_BIN)
 DATA ?= ../shared/data
 
-.PHONY: help setup demo test test-unit test-engine test-kube e2e lint format types lock bench bench-quick bench-validate \
-	bench-budget bench-tax bench-replicas bench-forecast bench-decide bench-ledger soak clean
+.PHONY: help setup demo test test-unit test-engine lint format lock bench bench-forecast bench-decide bench-budget \
+	bench-ledger bench-replicas bench-tax soak clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -34,12 +32,6 @@ test-unit: setup ## Unit and property tests: a minute
 test-engine: setup ## Tests on a real vLLM under a real Ray, on CPU
 	@scripts/test-engine.sh
 
-test-kube: setup ## Tests on a real API server; REASONSCALE_E2E_BIN names the folder with its binaries
-	@$(PYTEST) tests/kube
-
-e2e: setup ## The operator on a real Kubernetes with KubeRay; see docs/kubernetes.md
-	@e2e/run.sh
-
 lint: setup ## Style, types, import contracts, drift of what is generated
 	@.venv/bin/ruff check
 	@.venv/bin/ruff format --check
@@ -54,14 +46,7 @@ format: setup ## Rewrite what `make lint` would complain of
 lock: setup ## Renew the hash-locked requirements
 	@PATH="$$PWD/.venv/bin:$$PATH" scripts/lock.sh --upgrade
 
-bench: setup ## The autoscalers against each other, all of it: hours
-	@$(PY) -m bench.autoscalers --data $(DATA)
-
-bench-quick: setup ## The autoscalers against each other, a few minutes' worth
-	@$(PY) -m bench.autoscalers --quick --data $(DATA)
-
-bench-validate: setup ## The simulator against measurements of a real GPU
-	@$(PY) -m bench.validate --data $(DATA)
+bench: bench-forecast bench-decide bench-budget bench-ledger bench-replicas bench-tax ## All benchmarks, one after another: about an hour
 
 bench-forecast: setup ## The forecast of tokens still to come against the truth
 	@$(PY) -m bench.forecast --data $(DATA)

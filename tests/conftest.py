@@ -7,7 +7,6 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -23,16 +22,6 @@ def _has_engine() -> bool:
     return all(importlib.util.find_spec(name) is not None for name in ("ray", "vllm"))
 
 
-def _has_kube() -> bool:
-    folder = os.environ.get("REASONSCALE_E2E_BIN", "")
-    return bool(folder) and all((Path(folder) / name).exists() for name in ("etcd", "kube-apiserver"))
-
-
-def data_folder() -> Path:
-    """Return the folder with recorded traces and measurements; it need not exist."""
-    return Path(os.environ.get("REASONSCALE_DATA", Path(__file__).parents[2] / "shared" / "data"))
-
-
 # marker -> (is it there?, what is missing)
 NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "engine": (_has_engine, "Ray and vLLM are not installed (make setup)"),
@@ -40,8 +29,6 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
         lambda: shutil.which("prometheus") is not None,
         "no `prometheus` on PATH (apt-get install prometheus)",
     ),
-    "kube": (_has_kube, "REASONSCALE_E2E_BIN names no folder with etcd and kube-apiserver"),
-    "shared": (lambda: data_folder().is_dir(), "no data folder (REASONSCALE_DATA)"),
 }
 
 
