@@ -30,11 +30,11 @@ def demo(*, port: int = 8000, out: Path = Path("demo-report"), seconds: float = 
     err = Console(stderr=True, highlight=False, soft_wrap=True)
     from reasonscale.local.ray_node import port_taken
 
-    if port_taken("127.0.0.1", port):
-        err.print(f"demo: port {port} is taken already; choose another with --port")
-        return 2
     if seconds < 60:
         err.print(f"demo: --seconds was {seconds:g}; at least 60 are needed to see anything")
+        return 2
+    if port_taken("127.0.0.1", port):
+        err.print(f"demo: port {port} is taken already; choose another with --port")
         return 2
     from reasonscale.demo.report import words
     from reasonscale.demo.run import run_demo

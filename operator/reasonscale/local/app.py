@@ -63,9 +63,23 @@ class LocalApp:
             self._node = start_ray()
             self.say("Ray runs on 127.0.0.1")
         self._api = ServeApi(self._node.dashboard_url, self._node.token)
+        others = [] if self._node.owned else await self._api.applications()
+        if others:
+            # Serve's config is whole: what it does not name is taken away.
+            raise StartFailed(
+                f"that Ray serves {', '.join(others)} already, which deploying would take away: use another Ray"
+            )
+        short = next((m for m in self.models if 0 < self._node.gpus < m.gpus_per_replica), None)
+        if short is not None:
+            raise StartFailed(
+                f"{short.served_name} wants {short.gpus_per_replica} GPUs for a replica; this machine has {self._node.gpus}: "
+                "lower spec.parallelism or take a smaller model"
+            )
         replicas = {m.name: _first_number(m) for m in self.models}
         ingress_env = {"REASONSCALE_ACCESS_LOG": str(self.access_log.resolve())}
-        app = serve_app(self.models, replicas, local=True, env=self.env, ingress_env=ingress_env)
+        app = serve_app(
+            self.models, replicas, local=True, gpus=self._node.gpus > 0, env=self.env, ingress_env=ingress_env
+        )
         await self._api.put(serve_config(app, host=self.host, port=self.port))
         self.say(
             f"{', '.join(m.served_name for m in self.models)}: the engine starts; on a CPU that takes half a minute to two"
@@ -121,6 +135,8 @@ class LocalApp:
         try:
             if self._api is not None and self.autoscalers:
                 await self._drain(drain_s)
+            if self._api is not None and self._node is not None and not self._node.owned:
+                await self._api.remove_all()
         finally:
             for closing in (self._scrape, self._api):
                 if closing is not None:

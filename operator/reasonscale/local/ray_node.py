@@ -51,6 +51,7 @@ class RayNode:
     token: str | None
     owned: bool
     session_dir: str
+    gpus: int = 0
 
     def stop(self) -> None:
         """Stop Serve and Ray if they are ours; else only let go."""
@@ -75,6 +76,13 @@ def _token() -> str | None:
         return path.read_text().strip() or None
     except OSError:
         return None
+
+
+def _gpus() -> int:
+    """Return how many GPUs Ray has found."""
+    import ray
+
+    return int(ray.cluster_resources().get("GPU", 0))
 
 
 def start_ray(*, num_cpus: int = 16, temp_dir: str | None = None) -> RayNode:
@@ -105,7 +113,7 @@ def start_ray(*, num_cpus: int = 16, temp_dir: str | None = None) -> RayNode:
     info = context.address_info
     return RayNode(
         dashboard_url=f"http://{info['webui_url']}", metrics_urls=(f"http://127.0.0.1:{metrics_port}/metrics",),
-        token=_token(), owned=True, session_dir=info["session_dir"],
+        token=_token(), owned=True, session_dir=info["session_dir"], gpus=_gpus(),
     )  # fmt: skip
 
 
@@ -122,4 +130,11 @@ def attach_ray(address: str) -> RayNode:
         for node in ray.nodes()
         if node.get("Alive")
     )
-    return RayNode(f"http://{info['webui_url']}", urls, _token(), owned=False, session_dir=info.get("session_dir", ""))
+    return RayNode(
+        f"http://{info['webui_url']}",
+        urls,
+        _token(),
+        owned=False,
+        session_dir=info.get("session_dir", ""),
+        gpus=_gpus(),
+    )

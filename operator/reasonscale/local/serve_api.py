@@ -66,6 +66,15 @@ class ServeApi:
                         entry["num_replicas"] = replicas
         await self.put(config)
 
+    async def applications(self) -> list[str]:
+        """Return the names of the applications that Serve has."""
+        return sorted((await self._call("GET")).json().get("applications", {}))
+
+    async def remove_all(self) -> None:
+        """Take every application of the config away; their running requests end as their drain allows."""
+        if self.config:
+            await self.put(self.config | {"applications": []})
+
     async def state(self, app: str) -> AppState:
         """Return an application's state; status NOT_STARTED where Serve does not know it."""
         data = (await self._call("GET")).json()

@@ -75,20 +75,21 @@ def engine_kwargs(resolved: Resolved) -> dict[str, Any]:
     return out
 
 
-def model_args(resolved: Resolved, *, local: bool, env: Mapping[str, str]) -> dict[str, Any]:
-    """Return what the app builder is given of one model."""
+def model_args(resolved: Resolved, *, local: bool, gpus: bool, env: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the app builder is given of one model; `gpus`: its engines run on GPUs, else on this machine's CPU."""
+    here = LOOPBACK_ENV if gpus else LOCAL_ENV
     return {
         "model_id": resolved.served_name,
         "model_source": resolved.model_source,
         "deployment": deployment_name(resolved),
         "engine_kwargs": engine_kwargs(resolved),
-        "gpus": 0 if local else resolved.gpus_per_replica,
-        "env": {**COMMON_ENV, **(LOCAL_ENV if local else {}), **env},
+        "gpus": resolved.gpus_per_replica if gpus else 0,
+        "env": {**COMMON_ENV, **(here if local else {}), **env},
     }
 
 
 def serve_app(
-    models: Sequence[Resolved], replicas: Mapping[str, int], *, local: bool, env: Mapping[str, str] | None = None,
+    models: Sequence[Resolved], replicas: Mapping[str, int], *, local: bool, gpus: bool = False, env: Mapping[str, str] | None = None,
     ingress_env: Mapping[str, str] | None = None, ingress_replicas: int = 1,
 ) -> dict[str, Any]:  # fmt: skip
     """Return one application of Serve's config.
@@ -126,7 +127,7 @@ def serve_app(
         "import_path": IMPORT_PATH,
         "runtime_env": {"env_vars": {**COMMON_ENV, **(LOOPBACK_ENV if local else {}), **env}},
         "args": {
-            "models": [model_args(m, local=local, env=env) for m in models],
+            "models": [model_args(m, local=local, gpus=gpus or not local, env=env) for m in models],
             "ingress": {
                 "env": {**COMMON_ENV, **(LOOPBACK_ENV if local else {}), **(ingress_env or {})},
                 "num_cpus": 0.1,

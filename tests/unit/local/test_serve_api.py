@@ -96,3 +96,26 @@ def test_an_engine_that_fails_is_quoted() -> None:
     trace = "The deployment failed to start 3 times in a row.\nTraceback (most recent call last):\n  File x\nValueError: no room for one sequence\n"
     assert _trouble(AppState("DEPLOY_FAILED", trace, {}, {})) == "ValueError: no room for one sequence"
     assert _trouble(AppState("DEPLOYING", "", {}, {})) is None
+
+
+async def test_what_ran_on_a_ray_of_others_is_taken_away_again() -> None:
+    serve = Serve()
+    api, _ = await deployed(serve)
+    assert await api.applications() == ["micro-reasoner"]
+    await api.remove_all()
+    assert serve.puts[-1]["applications"] == []
+
+
+async def test_nothing_is_taken_away_where_nothing_was_deployed() -> None:
+    serve = Serve()
+    await ServeApi("http://ray", None, httpx.MockTransport(serve)).remove_all()
+    assert serve.puts == []
+
+
+def test_engines_take_gpus_where_there_are_some() -> None:
+    on_cpu = serve_app([MODEL], {MODEL.name: 1}, local=True)["args"]["models"][0]
+    on_gpu = serve_app([MODEL], {MODEL.name: 1}, local=True, gpus=True)["args"]["models"][0]
+    assert (on_cpu["gpus"], on_gpu["gpus"]) == (0, 1)
+    assert "VLLM_CPU_KVCACHE_SPACE" in on_cpu["env"]
+    assert "VLLM_CPU_KVCACHE_SPACE" not in on_gpu["env"]
+    assert on_gpu["env"]["REASONSCALE_LOOPBACK"] == "1"
