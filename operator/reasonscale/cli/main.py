@@ -19,6 +19,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "load": ("reasonscale.cli.load:load", "Send load to an OpenAI endpoint, from a trace or a named workload."),
     "record": ("reasonscale.cli.record:record", "Make a trace, without content, from an access log."),
     "demo": ("reasonscale.cli.demo:demo", "The whole loop on the bundled model, in about ten minutes."),
+    "profile": ("reasonscale.cli.profile:profile", "Fit a GPU's profile, and hold the engine model to measurements."),
     "version": ("reasonscale.cli.main:version", "Print the version."),
 }
 

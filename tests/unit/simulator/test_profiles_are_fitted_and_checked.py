@@ -1,0 +1,121 @@
+"""A profile comes from a sweep and prefill points, and a file that can't be right is refused in words."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from reasonscale.simulator.engine import replay
+from reasonscale.simulator.profile import BadProfile, Profile, dump, fit, load, read_json, shipped
+
+
+def measured() -> dict[str, Any]:
+    """What a GPU would measure that takes 20 + 0.1 B ms, 60 ns a KV token, 0.1 ms a prompt token and 3e-6 ms a pair."""
+    sweep = [[b, c, 20 + 0.1 * b + 6e-5 * b * c] for b in (1, 8, 64, 256) for c in (256.0, 4096.0)]
+    prefill = [[n, (20 + 3) * max(1, n // 2048) + 0.1 * n + 1.5e-6 * n * n] for n in (128, 512, 2048, 4096, 8192)]
+    return {"model": "made", "kv_tokens": 100_000, "sweep": sweep, "prefill": prefill}
+
+
+def test_a_fit_finds_the_step_times_that_made_the_measurements() -> None:
+    made = fit(measured(), name="made")
+    assert [slope for *_, slope in made.decode] == pytest.approx([6e-5] * 4)
+    assert [base for _, base, _ in made.decode] == pytest.approx([20.1, 20.8, 26.4, 45.6])
+    assert made.attention_ms_per_pair == pytest.approx(3e-6)
+    step = made.step_time()
+    assert (step.a, step.b, step.c, step.d) == pytest.approx((0.020, 1e-4, 6e-8, 1e-4), rel=1e-6)
+
+
+@pytest.mark.parametrize("tokens", [128, 512, 2048, 4096, 8192])
+def test_the_model_takes_the_measured_time_for_each_prompt_of_the_fit(tokens: int) -> None:
+    made = fit(measured(), name="made")
+    done = replay(made, np.zeros(1), np.array([tokens]), np.ones(1, dtype=np.int64))
+    assert done.first_s[0] * 1e3 == pytest.approx(dict(measured()["prefill"])[tokens], rel=1e-3)
+
+
+def test_replays_in_the_file_change_nothing() -> None:
+    assert fit(measured() | {"load@9": {"requests": []}}, name="x") == fit(measured(), name="x")
+
+
+def test_a_profile_survives_being_written_and_read(tmp_path: Path) -> None:
+    made = fit(measured(), name="made")
+    file = tmp_path / "made.json"
+    file.write_text(dump(made))
+    assert load(str(file)) == made
+
+
+def test_noise_is_pooled_so_that_more_work_never_takes_less_time() -> None:
+    data = measured()
+    data["sweep"] = [[b, c, ms - (0.9 if b == 8 else 0.0)] for b, c, ms in data["sweep"]]
+    bases = [base for _, base, _ in fit(data, name="x").decode]
+    assert bases[0] == bases[1] == pytest.approx(20.0)
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_shipped_profiles_load_and_time_rises_with_load(name: str) -> None:
+    profile = load(name)
+    tables = profile.tables()
+    assert (np.diff(tables.base) >= 0).all()
+    assert (np.diff(tables.linear) >= 0).all()
+    assert profile.kv_tokens > 100_000
+    assert {"qwen2-1.5b-h200", "qwen2-7b-h200", "qwen2-32b-h200"} <= set(shipped())
+
+
+def test_sixty_five_requests_decode_at_the_price_of_a_full_tile(small: Profile) -> None:
+    base = fit(measured(), name="x").tables().base * 1e3
+    assert base[64] == pytest.approx(26.4)
+    assert base[65] == base[128] > base[64]
+
+
+def broken(field: str, value: Any) -> dict[str, Any]:
+    data = copy.deepcopy(measured())
+    data[field] = value
+    return data
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (broken("sweep", None), "sweep is missing"),
+        (broken("sweep", [[1, 256, 20], [8, 256, -3]]), r"sweep\[1\] was"),
+        (broken("sweep", [[1, 256, 20], [1, 4096, 21]]), "must have two or more"),
+        (broken("sweep", [[1, 256, 20], [8, 256, 21]]), "one context length only"),
+        (broken("sweep", [[1, 256, 40], [1, 4096, 41], [8, 256, 20], [8, 4096, 21]]), "more work never takes less"),
+        (broken("prefill", [[128, 23], [512, 60]]), "must reach max_num_batched_tokens"),
+        (broken("prefill", [[128, 90], [2048, 60]]), "more work never takes less"),
+        (broken("kv_tokens", 0), "kv_tokens was 0"),
+        (broken("kv_tokens", "much"), "kv_tokens was 'much'"),
+    ],
+)
+def test_what_is_wrong_with_measurements_is_named(data: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadProfile, match=words):
+        fit(data, name="x", where="gpu.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"format": 9}, "format must be 1"),
+        ({"decode": [[8, 20.0, 0.0], [1, 19.0, 0.0]]}, "rising size"),
+        ({"prefill": [[8, 20.0], [16, 19.0]]}, "never fall"),
+        ({"kv_tokens": -1}, "kv_tokens was -1"),
+        ({"unheard": 1}, "is not as"),
+    ],
+)
+def test_what_is_wrong_with_a_profile_is_named(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    file = tmp_path / "p.json"
+    file.write_text(json.dumps(json.loads(dump(fit(measured(), name="x"))) | change))
+    with pytest.raises(BadProfile, match=words):
+        load(str(file))
+
+
+def test_an_unknown_profile_lists_those_there_are(tmp_path: Path) -> None:
+    with pytest.raises(BadProfile, match="qwen2-32b-h200"):
+        load("b300")
+    (tmp_path / "x.json").write_text("[1]")
+    with pytest.raises(BadProfile, match="must be a JSON object"):
+        read_json(tmp_path / "x.json")
