@@ -12,7 +12,7 @@ PY := .venv/bin/python
 PYTEST := $(PY) -m pytest
 DATA ?= ../shared/data
 
-.PHONY: help setup demo test test-unit test-engine lint format lock bench bench-forecast bench-decide bench-budget \
+.PHONY: help setup demo test test-unit test-engine lint format lock bench bench-forecast bench-validate bench-decide bench-budget \
 	bench-ledger bench-replicas bench-tax soak clean
 
 help: ## What can be made
@@ -50,6 +50,9 @@ bench: bench-forecast bench-decide bench-budget bench-ledger bench-replicas benc
 
 bench-forecast: setup ## The forecast of tokens still to come against the truth
 	@$(PY) -m bench.forecast --data $(DATA)
+
+bench-validate: setup ## The simulator's engine against measurements of a real GPU
+	@$(PY) -m bench.validate --data $(DATA)
 
 bench-decide: setup ## Time of one decision
 	@$(PY) -m bench.decide
