@@ -13,7 +13,7 @@ PYTEST := $(PY) -m pytest
 DATA ?= ../shared/data
 
 .PHONY: help setup demo test test-unit test-engine lint format lock bench bench-forecast bench-validate bench-decide bench-budget \
-	bench-ledger bench-replicas bench-tax soak clean
+	bench-ledger bench-replicas bench-tax test-kube reference soak clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -24,10 +24,13 @@ setup: ## Make .venv from the locked list (once)
 demo: setup ## A reasoning model on a local Ray, scaled by its chain of thought; about 10 minutes
 	@.venv/bin/reasonscale demo
 
-test: test-unit test-engine ## Every test that this machine can run
+test: test-unit test-kube test-engine ## Every test that this machine can run
 
 test-unit: setup ## Unit and property tests: a minute
 	@$(PYTEST) tests/unit
+
+test-kube: setup ## Tests on a real API server; wants etcd, kube-apiserver and kubectl in the folder REASONSCALE_E2E_BIN
+	@$(PYTEST) tests/kube
 
 test-engine: setup ## Tests on a real vLLM under a real Ray, on CPU
 	@scripts/test-engine.sh
@@ -42,6 +45,10 @@ lint: setup ## Style, types, import contracts, drift of what is generated
 format: setup ## Rewrite what `make lint` would complain of
 	@.venv/bin/ruff check --fix-only --quiet
 	@.venv/bin/ruff format
+
+reference: setup ## Renew crds/ and docs/reference.md from the models
+	@.venv/bin/reasonscale crds -o crds
+	@$(PY) -m reasonscale.api.reference docs/reference.md
 
 lock: setup ## Renew the hash-locked requirements
 	@PATH="$$PWD/.venv/bin:$$PATH" scripts/lock.sh --upgrade

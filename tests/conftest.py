@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
+from e2e.cluster.control_plane import BIN_ENV, binaries
 from hypothesis import HealthCheck, settings
 
 # Machines are shared and slow at times: an example's time says nothing. CI draws the same examples each time,
@@ -29,6 +30,7 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
         lambda: shutil.which("prometheus") is not None,
         "no `prometheus` on PATH (apt-get install prometheus)",
     ),
+    "kube": (lambda: binaries() is not None, f"{BIN_ENV} names no folder with etcd, kube-apiserver and kubectl"),
 }
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from reasonscale.api.base import Name, Part, ShortText
+from reasonscale.api.base import Name, Part, ShortText, StringMap
 
 Uri = Annotated[str, StringConstraints(min_length=6, max_length=1024, pattern=r"^(hf|s3|gs|oci|pvc|file)://.+$")]
 
@@ -88,11 +88,17 @@ class Accelerator(Part):
     resource_name: ShortText = Field(default="nvidia.com/gpu", description="Extended resource to ask for.")
 
 
+class NamedSecret(Part):
+    """A Secret in the model's namespace."""
+
+    name: ShortText = Field(description="Name of the Secret.")
+
+
 class Pod(Part):
     """What is applied to the pods with engines; shapes are those of a pod."""
 
-    labels: dict[str, str] = Field(default_factory=dict, max_length=64, description="Labels to add.")
-    annotations: dict[str, str] = Field(default_factory=dict, max_length=64, description="Annotations to add.")
+    labels: StringMap = Field(default_factory=dict, description="Labels to add.")
+    annotations: StringMap = Field(default_factory=dict, description="Annotations to add.")
     env: list[dict[str, object]] = Field(
         default_factory=list, max_length=64, description="Environment of the engine container."
     )
@@ -103,15 +109,13 @@ class Pod(Part):
     volume_mounts: list[dict[str, object]] = Field(
         default_factory=list, max_length=32, description="Mounts in the engine container."
     )
-    image_pull_secrets: list[dict[str, str]] = Field(
+    image_pull_secrets: list[NamedSecret] = Field(
         default_factory=list, max_length=16, description="Secrets for pulling images."
     )
     service_account_name: Annotated[str, StringConstraints(max_length=253)] = Field(
         default="", description="Service account of the pods."
     )
-    node_selector: dict[str, str] = Field(
-        default_factory=dict, max_length=32, description="Labels that nodes must have."
-    )
+    node_selector: StringMap = Field(default_factory=dict, description="Labels that nodes must have.")
     tolerations: list[dict[str, object]] = Field(default_factory=list, max_length=32, description="Taints to tolerate.")
     affinity: dict[str, object] = Field(default_factory=dict, description="Affinity of the pods.")
     topology_spread_constraints: list[dict[str, object]] = Field(

@@ -6,7 +6,7 @@ import re
 from fractions import Fraction
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, BeforeValidator, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
 _UNITS_S: Final = {
     "us": Fraction(1, 10**6),
@@ -73,10 +73,12 @@ Duration = Annotated[
     BeforeValidator(_want_duration),
     StringConstraints(min_length=2, max_length=20),
     AfterValidator(_check_duration),
+    Field(json_schema_extra={"pattern": DURATION_PATTERN}),  # the API server's check; ours has the better words
 ]
 Quantity = Annotated[
     str,
     BeforeValidator(_want_quantity),
     StringConstraints(min_length=1, max_length=20),
     AfterValidator(_check_quantity),
+    Field(json_schema_extra={"pattern": QUANTITY_PATTERN}),
 ]

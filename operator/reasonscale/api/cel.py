@@ -1,0 +1,193 @@
+"""The rules between fields, as the API server checks them (CEL), in the words of `reasonscale validate`.
+
+Each rule hangs on a part of the schema, by its path, and names the field at fault. What needs the model's family, size or
+files can't be said in CEL: the operator answers that with the condition Accepted=False.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from reasonscale.api.engine_args import ALLOWED
+from reasonscale.api.families import PARSERS
+from reasonscale.api.scaling_spec import EFFORT_NAMES
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule. `where`: path of the schema part that is `self`; `field`: the field at fault, from there."""
+
+    where: str
+    field: str
+    rule: str
+    message: str  # what is said; {expressions} in braces are filled in
+
+    def to_json(self) -> dict[str, str]:
+        """Return the rule as `x-kubernetes-validations` holds it."""
+        out = {"rule": self.rule, "message": self.message}
+        values = re.findall(r"\{([^{}]+)\}", self.message)
+        if values:
+            # By format: the server takes the length of string(number) and of a joined list as boundless, and refuses that.
+            text = re.sub(r"\{[^{}]+\}", "%s", self.message.replace("'", "\\'"))
+            out |= {
+                "messageExpression": f"'{text}'.format([{', '.join(values)}])",
+                "message": "contradicts another field",
+            }
+        return out | ({"fieldPath": self.field} if self.field else {})
+
+
+def _names(values: Sequence[str]) -> str:
+    return "[" + ", ".join(f"'{v}'" for v in values) + "]"
+
+
+def _between(where: str, name: str, low: str, high: str, low_said: str, high_said: str) -> Rule:
+    value = f"self.{name}"
+    return Rule(
+        where,
+        f".{name}",
+        f"duration({value}) >= duration('{low}') && duration({value}) <= duration('{high}')",
+        f"was {{{value}}}; must lie between {low_said} and {high_said}",
+    )
+
+
+_CONTEXT: Final = "self.model.maxModelLen"
+_BUDGET: Final = "self.reasoning.budget"
+_RESERVE: Final = (
+    f"(has({_BUDGET}.answerReserve) ? {_BUDGET}.answerReserve : "
+    f"({_CONTEXT} / 8 > 2048 ? 2048 : ({_CONTEXT} / 8 < 16 ? 16 : {_CONTEXT} / 8)))"
+)
+_ARGS: Final = _names(sorted(ALLOWED))
+_EFFORTS: Final = _names(EFFORT_NAMES)
+_COUNTS: Final = ("max_num_seqs", "max_num_batched_tokens", "block_size", "num_gpu_blocks_override")
+
+_NOT_YET: Final = (
+    Rule(
+        "spec.scaling", ".scaleToZero", "!has(self.scaleToZero)",
+        "not supported yet: leave it out and keep minReplicas at 1 or more",
+    ),
+    Rule(
+        "spec.scaling", ".minReplicas", "has(self.scaleToZero) || self.minReplicas > 0",
+        "was 0; scaling to zero is not supported yet: write 1 or more",
+    ),
+    Rule("spec.reasoning", ".underPressure", "!has(self.underPressure)", "not supported yet: leave it out"),
+    Rule(
+        "spec", ".replicas", "!has(self.replicas) || self.replicas > 0",
+        "was 0; scaling to zero is not supported yet: write 1 or more",
+    ),
+    Rule(
+        "spec", ".classes", "!has(self.classes) || self.classes.all(c, c.weight == 1)",
+        "weights other than 1 are not supported yet: leave weight out",
+    ),
+    Rule(
+        "spec.rollout", ".strategy", "self.strategy == 'InPlace'",
+        "was {self.strategy}; not supported yet: write InPlace",
+    ),
+)  # fmt: skip
+
+_SCALING: Final = (
+    Rule(
+        "spec.scaling", ".minReplicas", "self.minReplicas <= self.maxReplicas",
+        "was {self.minReplicas}; it exceeds maxReplicas {self.maxReplicas}",
+    ),
+    Rule(
+        "spec", ".replicas", "!has(self.scaling.mode) || !(self.scaling.mode in ['Manual', 'External']) || has(self.replicas)",
+        "is missing; mode {self.scaling.mode} obeys it: say how many",
+    ),
+    Rule(
+        "spec", ".replicas",
+        "!has(self.scaling.mode) || self.scaling.mode != 'Manual' || !has(self.replicas) || self.replicas <= self.scaling.maxReplicas",
+        "was {self.replicas}; it exceeds scaling.maxReplicas {self.scaling.maxReplicas}",
+    ),
+    _between("spec.scaling.objectives", "ttft", "1ms", "1h", "0.001s", "3600s"),
+    _between("spec.scaling.objectives", "tpot", "1ms", "1m", "0.001s", "60s"),
+    _between("spec.scaling.objectives", "maxQueue", "100ms", "1h", "0.1s", "3600s"),
+    _between("spec.drain", "max", "1s", "24h", "1s", "24h"),
+    Rule(
+        "spec.scaling", ".startTimeout", "duration(self.startTimeout) >= duration('10s')",
+        "was {self.startTimeout}; must be at least 10s: engines take longer to start",
+    ),
+)  # fmt: skip
+
+_ENGINE: Final = (
+    Rule(
+        "spec.engine", ".args", f"!has(self.args) || self.args.all(k, k in {_ARGS})",
+        f"{{self.args.filter(k, !(k in {_ARGS}))}}: not an argument that may be set here; `reasonscale validate` says why",
+    ),
+    *(
+        Rule(
+            "spec.engine", ".args",
+            f"!has(self.args) || !('{name}' in self.args) || self.args['{name}'].matches('^[1-9][0-9]*$')",
+            f"{name} was {{self.args['{name}']}}; must be a whole number of at least 1",
+        )
+        for name in _COUNTS
+    ),
+    Rule(
+        "spec.parallelism", ".tensor", "self.tensor in [1, 2, 4, 8, 16, 32, 64]",
+        "was {self.tensor}; attention heads split by powers of two",
+    ),
+    Rule(
+        "spec.parallelism", ".expert", "self.expert == 1 || self.expert == self.tensor * self.data",
+        "was {self.expert}; experts spread over all tensor x data GPUs: write {self.tensor * self.data}, or 1",
+    ),
+    Rule(
+        "spec.parallelism", ".data", "self.data == 1 || self.pipeline == 1",
+        "was {self.data} with pipeline {self.pipeline}; the two can't be placed together: set one of them to 1",
+    ),
+    Rule(
+        "spec.model.cache", "", "has(self.persistentVolumeClaim) != has(self.nodeLocal)",
+        "needs exactly one of persistentVolumeClaim and nodeLocal",
+    ),
+)  # fmt: skip
+
+_REASONING: Final = (
+    Rule(
+        "spec.reasoning", ".parser", f"self.parser in {_names(('auto', 'none', *sorted(PARSERS)))}",
+        "was '{self.parser}'; no parser of vLLM's; write auto, none or a name that vLLM registers",
+    ),
+    Rule(
+        "spec.reasoning", ".mode", "self.mode != 'Never' || self.parser in ['auto', 'none']",
+        "was Never, but parser {self.parser} is set: leave one of the two out",
+    ),
+    Rule(
+        "spec", ".reasoning.budget.max", f"!has({_CONTEXT}) || !has({_BUDGET}.max) || {_BUDGET}.max <= {_CONTEXT} - {_RESERVE}",
+        f"was {{{_BUDGET}.max}}; with answerReserve {{{_RESERVE}}} it exceeds maxModelLen {{{_CONTEXT}}}",
+    ),
+    Rule(
+        "spec", ".reasoning.budget.answerReserve", f"!has({_CONTEXT}) || {_RESERVE} < {_CONTEXT}",
+        f"was {{{_RESERVE}}}; maxModelLen is {{{_CONTEXT}}}: it must be smaller",
+    ),
+    Rule(
+        "spec.reasoning.budget", ".default", "!has(self.default) || !has(self.max) || self.default <= self.max",
+        "was {self.default}; it exceeds budget.max {self.max}",
+    ),
+    Rule(
+        "spec", ".reasoning.budget.default",
+        f"!has({_CONTEXT}) || has({_BUDGET}.max) || !has({_BUDGET}.default) || {_BUDGET}.default <= {_CONTEXT} - {_RESERVE}",
+        f"was {{{_BUDGET}.default}}; with answerReserve {{{_RESERVE}}} it exceeds maxModelLen {{{_CONTEXT}}}",
+    ),
+    Rule(
+        "spec.reasoning", ".efforts", f"!has(self.efforts) || self.efforts.all(k, k in {_EFFORTS})",
+        f"{{self.efforts.filter(k, !(k in {_EFFORTS}))}}: no effort; there are {', '.join(EFFORT_NAMES)}",
+    ),
+    Rule(
+        "spec.reasoning", ".efforts",
+        "!has(self.efforts) || self.efforts.all(k, type(self.efforts[k]) == int ? int(self.efforts[k]) >= 0 : string(self.efforts[k]) == 'native')",
+        "holds a value that is neither `native` nor a number of tokens of at least 0",
+    ),
+    Rule(
+        "spec.reasoning", ".efforts",
+        "!has(self.efforts) || !has(self.budget.max) || "
+        "self.efforts.all(k, type(self.efforts[k]) == int ? int(self.efforts[k]) <= self.budget.max : true)",
+        "holds more tokens than budget.max {self.budget.max}",
+    ),
+    Rule(
+        "spec.reasoning", ".efforts",
+        "!has(self.efforts) || !('none' in self.efforts) || type(self.efforts['none']) != int || int(self.efforts['none']) == 0",
+        "none turns thinking off: write 0",
+    ),
+)  # fmt: skip
+
+RULES: Final[tuple[Rule, ...]] = (*_NOT_YET, *_SCALING, *_ENGINE, *_REASONING)

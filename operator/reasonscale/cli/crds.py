@@ -1,0 +1,27 @@
+"""`reasonscale crds`: the CustomResourceDefinition, generated from the models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+def crds(*, out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None) -> int:
+    """Print the CustomResourceDefinition, or write it into a folder.
+
+    Parameters
+    ----------
+    out
+        Folder to write to; printed when absent.
+    """
+    from reasonscale.api.crd import FILE_NAME, as_yaml
+
+    if out is None:
+        print(as_yaml(), end="")
+        return 0
+    out.mkdir(parents=True, exist_ok=True)
+    (out / FILE_NAME).write_text(as_yaml())
+    print(f"written to {out / FILE_NAME}")
+    return 0
