@@ -243,3 +243,42 @@ def test_a_client_that_goes_away_frees_the_engine(service: Any, http: httpx.Clie
     assert after[medium]["ended"] == before[medium]["ended"]
     line = service.log_line(rid)
     assert line["status"] == 499
+
+
+@pytest.mark.usefixtures("put_back")
+def test_an_engine_that_cannot_count_a_chain_is_counted_by_the_ingress(service: Any, http: httpx.Client) -> None:
+    service.settings(engine_budget=False, switch="never", template_key=None)
+    body = {"model": service.model, "messages": [{"role": "user", "content": "collatz 27"}], "temperature": 0}
+    answer = http.post("/v1/chat/completions", json=body | {"thinking_token_budget": 40})
+    assert answer.status_code == 200, answer.text
+    assert answer.headers[c.HEADER_BUDGET] == "counted:40"
+    assert answer.json()["usage"]["completion_tokens"] == 40 + service.resolved.reasoning.answer_reserve
+    assert answer.json()["choices"][0]["finish_reason"] == "length"
+    shorter = http.post("/v1/chat/completions", json=body | {"thinking_token_budget": 40, "max_tokens": 7})
+    assert shorter.json()["usage"]["completion_tokens"] == 7
+    service.wait_idle()
+
+
+def test_times_of_answers_come_out_as_histograms(service: Any, client: Any) -> None:
+    def counted() -> dict[str, float]:
+        page = httpx.get(service.node.metrics_urls[0], timeout=10, trust_env=False).text
+        found: dict[str, float] = {}
+        for line in page.splitlines():
+            for name in (c.M_TTFT, c.M_TTFAT, c.M_TPOT, c.M_E2E):
+                if line.startswith(f"ray_{name}_count{{"):
+                    assert f'model="{service.model}"' in line
+                    found[name] = found.get(name, 0.0) + float(line.rsplit(" ", 1)[1])
+        return found
+
+    before = counted()
+    stream = client.chat.completions.create(
+        model=service.model, messages=[{"role": "user", "content": "12+34"}], temperature=0, stream=True
+    )
+    assert list(stream)
+    deadline = time.monotonic() + 30
+    while True:
+        after = counted()
+        if len(after) == 4 and all(after[name] > before.get(name, 0.0) for name in after):
+            break
+        assert time.monotonic() < deadline, (before, after)
+        time.sleep(0.5)

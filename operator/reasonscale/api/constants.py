@@ -76,7 +76,8 @@ LABEL_METRIC_REASON: Final = "reason"
 
 # HTTP headers of the ingress.
 HEADER_REQUEST_ID: Final = "x-request-id"
-HEADER_BUDGET: Final = "x-reasonscale-thinking-budget"  # tokens applied, or "unlimited"
+HEADER_BUDGET: Final = "x-reasonscale-thinking-budget"  # tokens applied, `off`, `counted:<tokens>`, `native:<effort>`
+HEADER_MOST_OUTPUT: Final = "x-reasonscale-most-output"  # ingress to engine: output tokens after which we end a request
 HEADER_CLASS: Final = "x-reasonscale-class"
 
 # Why a target was chosen (Decision.reason, status.lastDecision.reason, the metric's label).

@@ -37,7 +37,8 @@ class Applied:
     body: dict[str, Any]
     budget: int | None  # thinking tokens; None: no budget (it does not think, or governs itself)
     cls: str
-    label: str  # for the response header: tokens, `off`, `unlimited` or `native:<effort>`
+    label: str  # for the response header: tokens, `off`, `counted:<tokens>` or `native:<effort>`
+    most_output: int | None = None  # where the engine can't count a chain: thought and answer together end here
 
 
 def said(value: Any) -> str:
@@ -134,6 +135,18 @@ def _chosen(settings: ModelSettings, effort: str | None, explicit: int | None, m
     return _within(settings, wanted if isinstance(wanted, int) else settings.budget_default, most)
 
 
+def _counted(
+    settings: ModelSettings, body: dict[str, Any], effort: str | None, explicit: int | None, most: int | None, headers: Mapping[str, str],
+) -> Applied:  # fmt: skip
+    """Return a request to an engine that can't tell a chain from its answer: we count its output instead.
+
+    What it may make in all is its budget and the answer's reserve; it ends there as by max_tokens.
+    """
+    budget = _chosen(settings, effort, explicit, most)
+    cls = class_of(settings, headers, effort, budget if explicit is not None else None, True)
+    return Applied(body, None, cls, f"counted:{budget}", budget + settings.answer_reserve)
+
+
 def check_hidden(settings: ModelSettings, body: Mapping[str, Any], *, chat: bool) -> None:
     """Refuse what would show a chain that the resource hides."""
     if not (settings.hidden and settings.reasons):
@@ -162,7 +175,7 @@ def apply_completion(settings: ModelSettings, body: Mapping[str, Any], headers: 
     if not settings.reasons:
         return Applied(out, None, class_of(settings, headers, None, None, False), "off")
     if not settings.engine_budget:
-        return Applied(out, None, class_of(settings, headers, effort, None, True), "unlimited")
+        return _counted(settings, out, effort, explicit, most, headers)
     budget = _chosen(settings, effort, explicit, most)
     out["thinking_token_budget"] = budget
     return Applied(
@@ -200,6 +213,6 @@ def apply(settings: ModelSettings, body: Mapping[str, Any], headers: Mapping[str
     budget = _chosen(settings, effort, explicit, most)
     cls = class_of(settings, headers, effort, budget if explicit is not None else None, True)
     if not settings.engine_budget:
-        return Applied(out, None, cls, "unlimited")
+        return _counted(settings, out, effort, explicit, most, headers)
     out["thinking_token_budget"] = budget
     return Applied(out, budget, cls, str(budget))

@@ -16,13 +16,10 @@ from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.metrics.loggers import StatLoggerBase
 
-from reasonscale.api.constants import CLASS_MEDIUM
+from reasonscale.api.constants import CLASS_MEDIUM, HEADER_CLASS, HEADER_MOST_OUTPUT, HEADER_REQUEST_ID
 from reasonscale.serving import events
 from reasonscale.serving.ledger import Ledger, Result, Tracker
 from reasonscale.serving.steps import StepSums
-
-HEADER_CLASS = "x-reasonscale-class"
-HEADER_ID = "x-request-id"
 
 
 class _StepLogger(StatLoggerBase):  # type: ignore[misc]
@@ -66,6 +63,7 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
         self._trackers: dict[str, Tracker] = {}
         self._whole: set[str] = set()  # requests whose output comes at once: read from the engine's own state
         self._classes: OrderedDict[str, str] = OrderedDict()  # request id -> class, until the engine takes it
+        self._most: dict[str, int] = {}  # request id -> output tokens that the ingress counts it to
         self._arriving: set[str] = set()  # admitted, and not in the ledger yet: their prompts are being made
         self._results: OrderedDict[str, Result] = OrderedDict()
 
@@ -126,6 +124,10 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
             # The engine would answer with an error that no client caused.
             sampling_params, budget = sampling_params.clone(), None
             sampling_params.thinking_token_budget = None
+        most = self._most.get(self._plain_id(rid))
+        if most is not None and most < (sampling_params.max_tokens or most + 1):
+            sampling_params = sampling_params.clone()
+            sampling_params.max_tokens = most
         keys = [_row_id(rid, index) for index in range(sampling_params.n or 1)]
         for key in keys:
             tracker = self._trackers[key] = Tracker(self._end_ids, thinks)
@@ -170,11 +172,14 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
             while len(self._results) > 4096:
                 self._results.popitem(last=False)
 
+    def _plain_id(self, rid: str) -> str:
+        """Return the id that a request came with from the id of one of its prompts in the engine."""
+        plain = rid.removeprefix("chatcmpl-").removeprefix("cmpl-")
+        return plain if plain in self._classes else plain.rsplit("-", 1)[0]
+
     def _class_of(self, rid: str) -> str:
         """Return the class that a request came with; from now on the ledger knows of it."""
-        plain = rid.removeprefix("chatcmpl-").removeprefix("cmpl-")
-        if plain not in self._classes:
-            plain = plain.rsplit("-", 1)[0]  # one of several prompts
+        plain = self._plain_id(rid)
         self._arriving.discard(plain)
         return self._classes.get(plain, CLASS_MEDIUM)
 
@@ -206,7 +211,7 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
         """Run a request: refuse it where too many wait, rewrite what it streams, and end with what it came to."""
         headers = {k.lower(): v for k, v in (info.headers if info is not None else {}).items()}
         # An id of the client's may come twice at once; the engine aborts by it and the ledger keeps rows by it.
-        plain = request.request_id = f"{headers.get(HEADER_ID) or request.request_id}.{uuid.uuid4().hex[:8]}"
+        plain = request.request_id = f"{headers.get(HEADER_REQUEST_ID) or request.request_id}.{uuid.uuid4().hex[:8]}"
         # A burst is counted while its prompts are still being made, else all of it would pass.
         waiting = self.ledger.waiting + len(self._arriving)
         if waiting >= self.max_waiting:
@@ -215,6 +220,9 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
             return
         self._arriving.add(plain)
         self._classes[plain] = headers.get(HEADER_CLASS, CLASS_MEDIUM)
+        most = headers.get(HEADER_MOST_OUTPUT, "")
+        if most.isdigit():
+            self._most[plain] = max(1, int(most))
         rid = prefix + plain
         try:
             async with aclosing(stream):
@@ -237,6 +245,7 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
             yield (events.COUNTS, self._counts(rid))
         finally:
             self._classes.pop(plain, None)
+            self._most.pop(plain, None)
             self._arriving.discard(plain)
 
     def _piece(self, rid: str, event: str) -> tuple[str, Any] | None:

@@ -100,7 +100,7 @@ class Ingress:
             call.headers |= {c.HEADER_BUDGET: applied.label, c.HEADER_CLASS: applied.cls}
             typed = _typed(applied.body, rid, chat)
             entry.streamed = bool(typed.stream)
-            return await self._run(settings, typed, call, chat)
+            return await self._run(settings, typed, call, chat, applied.most_output)
         except BadRequest as error:
             return self._refuse(call, error.status, str(error), error.param, error.code)
         except (asyncio.CancelledError, ClientDisconnect):
@@ -110,13 +110,18 @@ class Ingress:
             status, message = _failure(error, rid)
             return self._refuse(call, status, message, None, "engine_error")
 
-    async def _run(self, settings: ModelSettings, typed: Any, call: Call, chat: bool) -> Response:
+    async def _run(
+        self, settings: ModelSettings, typed: Any, call: Call, chat: bool, most_output: int | None
+    ) -> Response:
         held = self._held.setdefault(settings.model, InFlight())
         if not held.take(settings.max_in_flight):
             return self._overloaded(call, held.held, held.retry_after_s(time.monotonic()))
         call.place = held
         entry = call.entry
-        info = RawRequestInfo(headers={c.HEADER_REQUEST_ID: entry.id, c.HEADER_CLASS: entry.cls})
+        told = {c.HEADER_REQUEST_ID: entry.id, c.HEADER_CLASS: entry.cls}
+        if most_output is not None:
+            told[c.HEADER_MOST_OUTPUT] = str(most_output)
+        info = RawRequestInfo(headers=told)
         handle = self._handles[settings.model]
         pieces = flatten((handle.chat if chat else handle.completions).remote(typed, info))
         try:

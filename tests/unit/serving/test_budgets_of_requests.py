@@ -225,3 +225,18 @@ def test_settings_survive_their_way_through_json() -> None:
     import json
 
     assert ModelSettings.from_json(json.loads(json.dumps(QWEN.to_json()))) == QWEN
+
+
+MARKLESS = replace(R1, engine_budget=False)
+
+
+@pytest.mark.parametrize(
+    ("asked", "budget"),
+    [({}, 1000), ({"reasoning_effort": "low"}, 250), ({"thinking_token_budget": 17}, 17), ({"max_tokens": 700}, 500)],
+)
+def test_where_the_engine_cannot_count_a_chain_we_count_its_output(asked: dict[str, Any], budget: int) -> None:
+    for applied in (apply(MARKLESS, chat(**asked), {}), apply_completion(MARKLESS, {"prompt": "1"} | asked, {})):
+        assert applied.label == f"counted:{budget}"
+        assert applied.most_output == budget + MARKLESS.answer_reserve
+        assert "thinking_token_budget" not in applied.body
+        assert applied.body.get("max_tokens") == asked.get("max_tokens"), "what the client asked for stays as it was"
