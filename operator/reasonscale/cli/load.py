@@ -7,9 +7,16 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from reasonscale.load.client import Outcome
 
 
 def load(
@@ -59,6 +66,48 @@ async def _model(url: str, model: str | None, err: Console) -> str | None:
     return model
 
 
+async def _progress(out: Console, done: Sequence[Outcome], due: Sequence[float], started: float) -> None:
+    """Show how far the load is until cancelled: a live table on a terminal, else a line every five seconds."""
+    from rich.live import Live
+
+    if not out.is_terminal:
+        while True:
+            await asyncio.sleep(5)
+            failed = sum(o.failed for o in done)
+            out.print(f"  {time.monotonic() - started:5.0f} s  {len(done)} of {len(due)} answered, {failed} failed")
+    with Live(console=out, refresh_per_second=4, transient=True) as screen:
+        while True:
+            screen.update(progress_table(done, due, time.monotonic() - started))
+            await asyncio.sleep(0.25)
+
+
+def progress_table(done: Sequence[Outcome], due: Sequence[float], passed: float) -> Table:
+    """Return what a terminal shows of a load under way; `due` are the times at which requests are sent, in seconds."""
+    from rich.table import Table
+
+    from reasonscale.load.client import percentile
+
+    sent = sum(t <= passed for t in due)
+    good = [o for o in done if not o.failed]
+    ttft = percentile([o.ttft_s for o in good if o.ttft_s is not None], 0.5)
+    tpot = percentile([o.tpot_s for o in good if o.tpot_s is not None], 0.5)
+    table = Table(box=None, pad_edge=False)
+    row = {
+        "s": f"{passed:.0f}",
+        "sent": f"{sent}/{len(due)}",
+        "in flight": str(max(0, sent - len(done))),
+        "answered": str(len(good)),
+        "failed": str(len(done) - len(good)),
+        "thought": f"{sum(o.reasoning_tokens for o in good)} tokens",
+        "TTFT p50": "-" if ttft is None else f"{ttft:.2f} s",
+        "TPOT p50": "-" if tpot is None else f"{1000 * tpot:.0f} ms",
+    }
+    for name in row:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_row(*row.values())
+    return table
+
+
 async def _load(
     url: str,
     model: str | None,
@@ -69,7 +118,7 @@ async def _load(
     seed: int,
     report: Path | None,
 ) -> int:
-    from reasonscale.load.client import Outcome, rows, send, summarize
+    from reasonscale.load.client import rows, send, summarize
     from reasonscale.load.trace import WORKLOADS, BadTrace, from_trace
     from reasonscale.load.trace import workload as make
 
@@ -90,18 +139,16 @@ async def _load(
         return 1
     what = str(trace) if trace is not None else f"{workload}, {rate:g}/s for {duration:g} s, seed {seed}"
     out.print(f"load: {len(plans)} requests to {name} at {url} ({what})")
-    stop, done, started = asyncio.Event(), list[Outcome](), time.monotonic()
+    stop, started = asyncio.Event(), time.monotonic()
+    done: list[Outcome] = []
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
 
-    async def progress() -> None:
-        while True:
-            await asyncio.sleep(5)
-            failed = sum(o.failed for o in done)
-            out.print(f"  {time.monotonic() - started:5.0f} s  {len(done)} of {len(plans)} answered, {failed} failed")
-
-    ticker = asyncio.create_task(progress())
-    outcomes = await send(url, name, plans, on_done=done.append, stop=stop)
-    ticker.cancel()
+    ticker = asyncio.create_task(_progress(out, done, [p.t for p in plans], started))
+    try:
+        outcomes = await send(url, name, plans, on_done=done.append, stop=stop)
+    finally:
+        ticker.cancel()
+        await asyncio.gather(ticker, return_exceptions=True)  # the live table leaves the terminal as it found it
     summary = summarize(outcomes)
     if stop.is_set():
         out.print(f"load: interrupted after {len(outcomes)} of {len(plans)} requests; what ran is kept")
