@@ -111,7 +111,7 @@ def _waiting(load: ClassLoad, progress: Sequence[float], sums: Sequence[_Sum], s
     """Add those waiting: the share `seated` starts now, the others may still be whole when the time comes."""
     if load.waiting <= 0.0:
         return
-    prompt = load.waiting_prompt_tokens / load.waiting + BLOCK_ROUNDING_TOKENS
+    prompt = load.waiting_prompt_tokens / max(1.0, load.waiting) + BLOCK_ROUNDING_TOKENS
     for p, total in zip(progress, sums, strict=True):
         s = load.curve.survives(p)
         free, stuck = load.waiting * seated, load.waiting * (1.0 - seated)

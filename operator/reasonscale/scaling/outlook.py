@@ -82,8 +82,10 @@ def _queue_drain_s(
     prefill = prompt_tokens * capacity.step.d / max(ready, 1)
     if excess <= 0.0:
         return prefill
+    if ready == 0:
+        return float("inf")  # what still runs then runs on replicas that go: their seats are not given again
     if running <= 0.0 or left <= 0.0:
-        return float("inf") if ready == 0 else prefill + excess / (ready * capacity.seats) * tpot_s
+        return prefill + excess / (ready * capacity.seats) * tpot_s
     return prefill + excess * (left / running) * tpot_s / running
 
 
@@ -120,7 +122,7 @@ def _waits(
     prompts = sum(load.waiting_prompt_tokens for load in loads)
     allowed = policy.objectives.ttft_s
     if waiting > 0.0:
-        allowed += policy.objectives.ttft_per_prompt_token_s * prompts / waiting
+        allowed += policy.objectives.ttft_per_prompt_token_s * prompts / max(1.0, waiting)
     drain_s = _queue_drain_s(running, left, excess, prompts, capacity, seen.fleet.ready, tpot_s)
     if waiting <= 0.0 or drain_s <= allowed:
         return _Waits(drain_s, allowed, 0.0)

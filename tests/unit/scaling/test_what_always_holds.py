@@ -79,6 +79,28 @@ def test_the_target_stays_within_the_bounds_and_the_numbers_are_numbers(history,
             assert decision.message.startswith(f"{decision.current} -> {decision.target}: ")
 
 
+def _queue(running: float = 0.0, held: float = 9.0) -> Observation:
+    reasoning = tuple(running if j == 14 else 0.0 for j in range(N_BINS))
+    counts = ClassCounts(reasoning=reasoning, inflight_prompt_tokens=tuple(30.0 * x for x in reasoning))
+    fleet = Fleet(target=0, ready=0)
+    return Observation(
+        time=100.0,
+        window_s=5.0,
+        freshness=Freshness.FRESH,
+        age_s=1.0,
+        fleet=fleet,
+        classes={"medium": counts},
+        held_requests=held,
+    )
+
+
+def test_seats_of_replicas_that_go_are_not_counted_on_for_the_queue():
+    policy = replace(POLICY, max_replicas=1000)
+    alone, beside = (decide(_queue(running), policy, State.new())[0] for running in (0.0, 1.0))
+    assert beside.target >= alone.target
+    assert beside.reason == alone.reason
+
+
 @settings(max_examples=20)
 @given(histories, policies)
 def test_the_same_input_gives_the_same_output(history, policy):
