@@ -30,6 +30,10 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
         lambda: shutil.which("prometheus") is not None,
         "no `prometheus` on PATH (apt-get install prometheus)",
     ),
+    "kuberay": (
+        lambda: os.path.isfile(os.path.join(os.environ.get("REASONSCALE_KUBERAY_CRDS", ""), "ray.io_rayservices.yaml")),
+        "REASONSCALE_KUBERAY_CRDS names no folder with KubeRay's CRDs",
+    ),
     "kube": (lambda: binaries() is not None, f"{BIN_ENV} names no folder with etcd, kube-apiserver and kubectl"),
 }
 

@@ -20,6 +20,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "record": ("reasonscale.cli.record:record", "Make a trace, without content, from an access log."),
     "demo": ("reasonscale.cli.demo:demo", "The whole loop on the bundled model, in about ten minutes."),
     "profile": ("reasonscale.cli.profile:profile", "Fit a GPU's profile, and hold the engine model to measurements."),
+    "render": ("reasonscale.cli.render:render", "Print what resources become in a cluster, as manifests."),
     "crds": ("reasonscale.cli.crds:crds", "Print the CustomResourceDefinition, or write it to a folder."),
     "version": ("reasonscale.cli.main:version", "Print the version."),
 }

@@ -15,6 +15,7 @@ from reasonscale.serving.server import ReasonServer
 def _llm_config(args: dict[str, Any]) -> LLMConfig:
     gpus = int(args["gpus"])
     bundles: list[dict[str, float]] = [{"CPU": 1, "GPU": 1} for _ in range(gpus)] or [{"CPU": 0.5}]
+    bundles[0] |= args.get("resources", {})  # one of these a pod: an engine has its pods for itself
     return LLMConfig(
         model_loading_config={"model_id": args["model_id"], "model_source": args["model_source"]},
         engine_kwargs=args["engine_kwargs"],
@@ -48,6 +49,10 @@ def build(args: dict[str, Any]) -> serve.Application:
     deployment = serve.deployment(make_ingress(), name=INGRESS).options(
         max_ongoing_requests=100_000,
         num_replicas=1,
-        ray_actor_options={"num_cpus": ingress["num_cpus"], "runtime_env": {"env_vars": ingress["env"]}},
+        ray_actor_options={
+            "num_cpus": ingress["num_cpus"],
+            "resources": ingress.get("resources", {}),
+            "runtime_env": {"env_vars": ingress["env"]},
+        },
     )
     return deployment.bind(servers)

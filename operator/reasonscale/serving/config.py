@@ -20,15 +20,15 @@ COMMON_ENV: Final[Mapping[str, str]] = {
     "RAYLLM_ENABLE_REQUEST_PROMPT_LOGS": "0",
 }
 LOOPBACK_ENV: Final[Mapping[str, str]] = {"REASONSCALE_LOOPBACK": "1"}
-LOCAL_ENV: Final[Mapping[str, str]] = {
-    **LOOPBACK_ENV,
+# What an engine on a CPU is told.
+CPU_ENV: Final[Mapping[str, str]] = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # else every replica binds to core 0
     "OMP_NUM_THREADS": "1",
-    "HF_HUB_OFFLINE": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
     "TOKENIZERS_PARALLELISM": "false",
 }
+LOCAL_ENV: Final[Mapping[str, str]] = {**LOOPBACK_ENV, **CPU_ENV, "HF_HUB_OFFLINE": "1"}
 
 # Parsers of vLLM's that name no marks until a request says that it thinks. Without marks the engine answers every budget
 # with an error, and nobody can count a chain.
@@ -75,27 +75,32 @@ def engine_kwargs(resolved: Resolved) -> dict[str, Any]:
     return out
 
 
-def model_args(resolved: Resolved, *, local: bool, gpus: bool, env: Mapping[str, str]) -> dict[str, Any]:
+def model_args(
+    resolved: Resolved, *, local: bool, gpus: bool, env: Mapping[str, str], resources: Mapping[str, int] | None = None
+) -> dict[str, Any]:
     """Return what the app builder is given of one model; `gpus`: its engines run on GPUs, else on this machine's CPU."""
-    here = LOOPBACK_ENV if gpus else LOCAL_ENV
+    here = (LOOPBACK_ENV if gpus else LOCAL_ENV) if local else ({} if gpus else CPU_ENV)
     return {
         "model_id": resolved.served_name,
         "model_source": resolved.model_source,
         "deployment": deployment_name(resolved),
         "engine_kwargs": engine_kwargs(resolved),
         "gpus": resolved.gpus_per_replica if gpus else 0,
-        "env": {**COMMON_ENV, **(here if local else {}), **env},
+        "resources": dict(resources or {}),
+        "env": {**COMMON_ENV, **here, **env},
     }
 
 
 def serve_app(
     models: Sequence[Resolved], replicas: Mapping[str, int], *, local: bool, gpus: bool = False, env: Mapping[str, str] | None = None,
-    ingress_env: Mapping[str, str] | None = None, ingress_replicas: int = 1,
+    ingress_env: Mapping[str, str] | None = None, ingress_replicas: int = 1, ingress_resources: Mapping[str, int] | None = None,
+    engine_resources: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Return one application of Serve's config.
 
     `replicas` maps a resource's name to its number. Only `num_replicas` and `user_config` below change in place;
-    everything under `args` and `runtime_env` restarts the application's engines.
+    everything under `args` and `runtime_env` restarts the application's engines. `..._resources`: Ray's own, by which
+    a cluster keeps ingress and engines apart.
     """
     env = dict(env or {})
     deployments: list[dict[str, Any]] = [
@@ -127,20 +132,21 @@ def serve_app(
         "import_path": IMPORT_PATH,
         "runtime_env": {"env_vars": {**COMMON_ENV, **(LOOPBACK_ENV if local else {}), **env}},
         "args": {
-            "models": [model_args(m, local=local, gpus=gpus or not local, env=env) for m in models],
+            "models": [model_args(m, local=local, gpus=gpus, env=env, resources=engine_resources) for m in models],
             "ingress": {
                 "env": {**COMMON_ENV, **(LOOPBACK_ENV if local else {}), **(ingress_env or {})},
                 "num_cpus": 0.1,
+                "resources": dict(ingress_resources or {}),
             },
         },
         "deployments": deployments,
     }
 
 
-def serve_config(app: Mapping[str, Any], *, host: str, port: int) -> dict[str, Any]:
+def serve_config(app: Mapping[str, Any], *, host: str, port: int, proxy_location: str = "HeadOnly") -> dict[str, Any]:
     """Return the whole config that Serve's dashboard API takes."""
     return {
-        "proxy_location": "HeadOnly",
+        "proxy_location": proxy_location,
         "http_options": {"host": host, "port": port, "keep_alive_timeout_s": 90},
         "applications": [dict(app)],
     }

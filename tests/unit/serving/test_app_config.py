@@ -66,7 +66,7 @@ def test_several_models_share_one_application_and_one_ingress(model: Resolved) -
 
 def test_only_a_local_engine_is_told_to_run_on_this_machines_cpu(model: Resolved) -> None:
     local = serve_app([model], {model.name: 1}, local=True)["args"]["models"][0]
-    cluster = serve_app([model], {model.name: 1}, local=False)["args"]["models"][0]
+    cluster = serve_app([model], {model.name: 1}, local=False, gpus=True)["args"]["models"][0]
     assert local["gpus"] == 0
     assert local["env"]["REASONSCALE_LOOPBACK"] == "1"
     assert cluster["gpus"] == model.gpus_per_replica

@@ -1,0 +1,135 @@
+"""What each example becomes in a cluster: held as golden files, and by what must be true of every one.
+
+Renew the files after a change that is meant: GOLDEN=renew .venv/bin/python -m pytest tests/unit/render
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reasonscale.api import constants as c
+from reasonscale.api.load import load_models, parse
+from reasonscale.api.resolve import resolve
+from reasonscale.cli.main import run
+from reasonscale.render.children import children
+from reasonscale.render.context import RAY_ENGINE, RAY_INGRESS, Context
+from reasonscale.render.text import to_yaml
+
+ROOT = Path(__file__).parents[3]
+GOLDEN = ROOT / "tests" / "golden"
+EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+CONTEXT = Context(
+    namespace="models", replicas=1, image="registry.example/vllm-ray:1", code_image="registry.example/reasonscale:1"
+)
+
+
+def rendered(file: Path, **changes: Any) -> list[dict[str, Any]]:
+    [model] = load_models(file)
+    context = Context(**{f: getattr(CONTEXT, f) for f in CONTEXT.__slots__} | changes)
+    return children(model, resolve(model), context)
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda f: f.stem)
+def test_an_example_becomes_what_is_committed(file: Path) -> None:
+    path, text = GOLDEN / file.name, to_yaml(rendered(file, cpu=file.stem == "micro-reasoner"))
+    if os.environ.get("GOLDEN") == "renew":
+        path.write_text(text)
+    assert path.read_text() == text
+
+
+def _without_numbers(cluster: dict[str, Any]) -> dict[str, Any]:
+    """Return a RayClusterSpec as KubeRay hashes it: without the workers' numbers."""
+    out = copy.deepcopy(cluster)
+    for group in out["workerGroupSpecs"]:
+        for name in ("replicas", "minReplicas", "maxReplicas", "scaleStrategy"):
+            group.pop(name, None)
+    return out
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=8))
+def test_no_sequence_of_decisions_changes_the_cluster(numbers: list[int]) -> None:
+    file = ROOT / "examples" / "r1-distill-qwen-32b.yaml"
+    first = rendered(file)[0]["spec"]
+    for n in numbers:
+        spec = rendered(file, replicas=n)[0]["spec"]
+        assert _without_numbers(spec["rayClusterConfig"]) == _without_numbers(first["rayClusterConfig"])
+        config, before = (yaml.safe_load(s["serveConfigV2"])["applications"][0] for s in (spec, first))
+        # Only the deployments' list changes in place; anything else restarts every engine.
+        assert {k: v for k, v in config.items() if k != "deployments"} == {
+            k: v for k, v in before.items() if k != "deployments"
+        }
+        assert config["deployments"][0]["num_replicas"] == n
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda f: f.stem)
+def test_engines_and_ingress_are_kept_apart_and_nothing_cuts_a_chain(file: Path) -> None:
+    [model] = load_models(file)
+    resolved = resolve(model)
+    service = rendered(file)[0]["spec"]
+    cluster = service["rayClusterConfig"]
+    ingress, engine = cluster["workerGroupSpecs"]
+    assert json.loads(json.loads(ingress["rayStartParams"]["resources"])) == {RAY_INGRESS: 1}
+    assert json.loads(json.loads(engine["rayStartParams"]["resources"])) == {RAY_ENGINE: 1}
+    assert ingress["minReplicas"] == ingress["maxReplicas"] == 2
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    gpus = int(engine["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"])
+    assert gpus * engine.get("numOfHosts", 1) == resolved.gpus_per_replica
+    assert "nvidia.com/gpu" not in json.dumps(ingress)
+    deployments = yaml.safe_load(service["serveConfigV2"])["applications"][0]["deployments"]
+    for deployment in deployments:
+        assert deployment["graceful_shutdown_timeout_s"] == resolved.drain_s
+    for group in (cluster["headGroupSpec"], ingress, engine):
+        assert group["template"]["spec"]["terminationGracePeriodSeconds"] > resolved.drain_s
+    assert service["rayClusterDeletionDelaySeconds"] > resolved.drain_s
+
+
+def test_children_belong_to_their_model_and_have_its_labels() -> None:
+    for child in rendered(EXAMPLES[0], uid="u-1"):
+        [owner] = child["metadata"]["ownerReferences"]
+        assert (owner["kind"], owner["uid"], owner["controller"]) == (c.KIND, "u-1", True)
+        assert child["metadata"]["labels"][c.LABEL_MODEL] == EXAMPLES[0].stem
+        assert "app.kubernetes.io/name" not in json.dumps(child["metadata"])
+
+
+_EVIL = st.text(alphabet=st.sampled_from("ab\"'\n:{}[]&*#|>-%@`\\ é"), min_size=1, max_size=40)
+
+
+@given(_EVIL, _EVIL)
+def test_no_text_of_a_resource_becomes_syntax(value: str, note: str) -> None:
+    resource = {
+        "apiVersion": c.API_VERSION, "kind": c.KIND, "metadata": {"name": "m"},
+        "spec": {
+            "model": {"uri": "hf://acme/" + "x" + value.replace("\n", ""), "name": "n" + value}, "engine": {"args": {"seed": note}},
+            "pod": {"annotations": {"note": note}, "env": [{"name": "X", "value": value}]},
+        },
+    }  # fmt: skip
+    model = parse(resource)
+    [service, *_] = yaml.safe_load_all(to_yaml(children(model, resolve(model), CONTEXT)))
+    engine = service["spec"]["rayClusterConfig"]["workerGroupSpecs"][1]["template"]
+    assert engine["metadata"]["annotations"] == {"note": note}
+    assert engine["spec"]["containers"][0]["env"][-1] == {"name": "X", "value": value}
+    app = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"][0]
+    assert app["args"]["models"][0]["model_id"] == "n" + value
+    assert [d["name"] for d in app["deployments"]][1] == "Ingress"
+
+
+def test_the_command_prints_manifests_and_says_what_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = ["--image", CONTEXT.image, "--code-image", CONTEXT.code_image]
+    assert run(["render", str(ROOT / "examples" / "qwq-32b.yaml"), *images]) == 0
+    kinds = [d["kind"] for d in yaml.safe_load_all(capsys.readouterr().out)]
+    assert kinds[:2] == ["RayService", "Service"]
+    assert run(["render", str(ROOT / "examples" / "qwq-32b.yaml"), "--replicas", "99", *images]) == 2
+    assert "--replicas was 99; qwq-32b allows 1 to" in capsys.readouterr().err
+    assert run(["render", str(tmp_path / "none.yaml"), *images]) == 2
+    assert "there is no such file" in capsys.readouterr().err
