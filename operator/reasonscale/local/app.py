@@ -89,7 +89,7 @@ class LocalApp:
 
     async def _wait_until_running(self, timeout_s: float) -> None:
         assert self._api is not None
-        deadline = time.monotonic() + timeout_s
+        deadline, began = time.monotonic() + timeout_s, time.time()
         name = app_name(self.models)
         while True:
             state = await self._api.state(name)
@@ -97,7 +97,7 @@ class LocalApp:
                 return
             trouble = _trouble(state)
             if trouble:
-                raise StartFailed(trouble)
+                raise StartFailed((self._node.engine_error(began) if self._node else None) or trouble)
             if time.monotonic() > deadline:
                 raise StartFailed(
                     f"not ready after {timeout_s:.0f} s; Serve says {state.status}: {state.message or '; '.join(state.messages.values())}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import tempfile
 from collections.abc import Mapping
@@ -42,6 +43,9 @@ def port_taken(host: str, port: int) -> bool:
         return s.connect_ex(("127.0.0.1" if host in ("0.0.0.0", "::") else host, port)) == 0
 
 
+_ENGINE_ERROR = re.compile(r"^\(EngineCore[^)]*\) ERROR [^]]*\] (\w+(?:Error|Exception): .+)$", re.MULTILINE)
+
+
 @dataclass(slots=True)
 class RayNode:
     """A Ray that runs here. `owned`: we started it, and stop it."""
@@ -52,6 +56,24 @@ class RayNode:
     owned: bool
     session_dir: str
     gpus: int = 0
+
+    def engine_error(self, since: float) -> str | None:
+        """Return the last error that an engine of this node wrote to its log since then (unix time); None where none did.
+
+        An engine runs in a process of its own, and Serve only learns that it ended.
+        """
+        if not self.session_dir:
+            return None
+        found: list[tuple[float, str]] = []
+        for path in Path(self.session_dir, "logs").glob("worker-*.*"):
+            try:
+                written = path.stat().st_mtime
+                if written >= since:
+                    lines = _ENGINE_ERROR.findall(path.read_text(errors="replace"))
+                    found += [(written, line) for line in lines[-1:]]
+            except OSError:
+                continue
+        return max(found)[1] if found else None
 
     def stop(self) -> None:
         """Stop Serve and Ray if they are ours; else only let go."""
@@ -119,11 +141,22 @@ def start_ray(*, num_cpus: int = 16, temp_dir: str | None = None) -> RayNode:
 
 def attach_ray(address: str) -> RayNode:
     """Attach to a Ray that runs already; nothing of it is stopped later. ConnectionError where there is none."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit() or not port_taken(host, int(port)):
+        # Ray itself would try for minutes.
+        raise ConnectionError(
+            f"no Ray answers at {address}; give the address that `ray start --head` printed, HOST:PORT"
+        )
     for name, value in RAY_ENV.items():
         os.environ.setdefault(name, value)
     import ray
 
-    context: Any = ray.init(address=address, configure_logging=False, log_to_driver=False)
+    try:
+        context: Any = ray.init(address=address, configure_logging=False, log_to_driver=False)
+    except ConnectionError as error:
+        raise ConnectionError(
+            f"{error}; if it wants a token, set RAY_AUTH_MODE=token as for the command `ray`"
+        ) from None
     info = context.address_info
     urls = tuple(
         f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
