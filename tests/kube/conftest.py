@@ -54,7 +54,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             deadline = time.monotonic() + 30
             while True:
                 found = http.get(f"{CRDS}/{crd()['metadata']['name']}").json()
-                held = {x["type"]: x for x in found.get("status", {}).get("conditions", [])}
+                held = {x["type"]: x for x in found.get("status", {}).get("conditions") or ()}  # null at first
                 if held.get("Established", {}).get("status") == "True" and http.get(MODELS).status_code == 200:
                     break
                 assert time.monotonic() < deadline, held
