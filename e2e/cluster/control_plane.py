@@ -31,7 +31,8 @@ def binaries() -> Path | None:
     return folder.resolve()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Return ports of 127.0.0.1 that nobody listens on now."""
     sockets = [socket.socket() for _ in range(count)]
     for s in sockets:
         s.bind(("127.0.0.1", 0))
@@ -73,7 +74,7 @@ class ControlPlane:
         pki = self.folder / "pki"
         pki.mkdir(parents=True)
         pki.chmod(0o700)
-        etcd, peer, api = _free_ports(3)
+        etcd, peer, api = free_ports(3)
         self.url = f"https://127.0.0.1:{api}"
         key = pki / "sa.key"
         subprocess.run(["openssl", "genrsa", "-out", str(key), "2048"], check=True, capture_output=True)

@@ -21,6 +21,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "demo": ("reasonscale.cli.demo:demo", "The whole loop on the bundled model, in about ten minutes."),
     "profile": ("reasonscale.cli.profile:profile", "Fit a GPU's profile, and hold the engine model to measurements."),
     "render": ("reasonscale.cli.render:render", "Print what resources become in a cluster, as manifests."),
+    "operator": (
+        "reasonscale.cli.operator:operator",
+        "Watch ReasoningModels in a cluster, apply what they need, scale them.",
+    ),
     "crds": ("reasonscale.cli.crds:crds", "Print the CustomResourceDefinition, or write it to a folder."),
     "version": ("reasonscale.cli.main:version", "Print the version."),
 }

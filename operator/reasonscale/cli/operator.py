@@ -1,0 +1,113 @@
+"""`reasonscale operator`: watches ReasoningModels in a cluster, applies what they need and scales them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from pathlib import Path
+
+
+def operator(
+    *, image: str, code_image: str, prometheus_url: str, prometheus_scrape_interval: float = 15.0, namespace: str | None = None,
+    kubeconfig: Path | None = None, default_mode: str = "Recommend", cpu: bool = False, redis_address: str | None = None,
+    health_port: int = 8080, metrics_port: int = 9090, listen: str = "127.0.0.1",
+) -> int:  # fmt: skip
+    """Watch ReasoningModels, apply what they need, and scale them by their chain of thought.
+
+    Parameters
+    ----------
+    image
+        Image with Ray and vLLM, for models that name none.
+    code_image
+        Image that carries reasonscale itself under /opt/reasonscale.
+    prometheus_url
+        The Prometheus that scrapes the engines' pods.
+    prometheus_scrape_interval
+        How often it does, in seconds; at most 30.
+    namespace
+        Look after this namespace alone; all of them when absent.
+    kubeconfig
+        Connect by this file; as the pod's service account when absent.
+    default_mode
+        Mode of models that name none: Auto or Recommend.
+    cpu
+        Engines on CPU instead of GPUs, for a trial.
+    redis_address
+        Redis for the fault tolerance of Ray's heads.
+    health_port
+        Port of /healthz.
+    metrics_port
+        Port of /metrics.
+    listen
+        Address of both ports; 0.0.0.0 in a pod.
+    """
+    if default_mode not in ("Auto", "Recommend"):
+        print(f"operator: --default-mode was {default_mode!r}; it must be Auto or Recommend", file=sys.stderr)
+        return 2
+    if not 0 < prometheus_scrape_interval <= 30:
+        print(
+            f"operator: --prometheus-scrape-interval was {prometheus_scrape_interval:g}; it must be at most 30",
+            file=sys.stderr,
+        )
+        return 2
+    if kubeconfig is not None and not kubeconfig.is_file():
+        print(f"operator: --kubeconfig was {kubeconfig}; there is no such file", file=sys.stderr)
+        return 2
+    if kubeconfig is None and "KUBERNETES_SERVICE_HOST" not in os.environ:
+        print("operator: this is no pod; name a cluster with --kubeconfig FILE", file=sys.stderr)
+        return 2
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("kopf").setLevel(logging.WARNING)  # it tells of every event that it hands on
+    from reasonscale.controller.model_loop import Settings
+
+    settings = Settings(
+        image=image, code_image=code_image, default_mode=default_mode, cpu=cpu, redis_address=redis_address
+    )
+    asyncio.run(
+        _run(
+            settings,
+            prometheus_url,
+            prometheus_scrape_interval,
+            namespace,
+            kubeconfig,
+            listen,
+            health_port,
+            metrics_port,
+        )
+    )
+    return 0
+
+
+async def _run(
+    settings: object, prometheus_url: str, interval_s: float, namespace: str | None, kubeconfig: Path | None, listen: str,
+    health_port: int, metrics_port: int,
+) -> None:  # fmt: skip
+    import kopf
+    from prometheus_client import CollectorRegistry, start_http_server
+
+    from reasonscale.autoscaler_metrics import DecisionMetrics
+    from reasonscale.controller.kube import Kube
+    from reasonscale.controller.model_loop import Settings
+    from reasonscale.controller.operator import Manager, registry_of
+    from reasonscale.signals.sources import Prometheus
+
+    assert isinstance(settings, Settings)
+    if kubeconfig is not None:
+        os.environ["KUBECONFIG"] = str(kubeconfig)  # where kopf looks for it
+    kube = await Kube.connect(kubeconfig)
+    prometheus = Prometheus(prometheus_url, scrape_interval_s=interval_s)
+    metrics = CollectorRegistry()
+    server, thread = start_http_server(metrics_port, addr=listen, registry=metrics)
+    manager = Manager(kube, prometheus, settings, DecisionMetrics(metrics))
+    try:
+        await kopf.operator(
+            registry=registry_of(manager, kubeconfig), standalone=True, clusterwide=namespace is None,
+            namespaces=[namespace] if namespace else [], liveness_endpoint=f"http://{listen}:{health_port}/healthz",
+        )  # fmt: skip
+    finally:
+        server.shutdown()
+        thread.join(5)
+        await prometheus.close()
+        await kube.close()

@@ -1,0 +1,137 @@
+"""What a ReasoningModel's status says. Pure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+from reasonscale.api import constants as c
+from reasonscale.api.resolve import Resolved
+from reasonscale.autoscaler import Record
+from reasonscale.render.context import PORT_API, RENDER_REVISION, ROLE_ENGINE
+from reasonscale.scaling.types import Freshness
+
+HISTORY: Final = 10
+
+
+def stamp(now: float) -> str:
+    """Return a time as Kubernetes writes it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
+
+
+def condition(kind: str, holds: bool | None, reason: str, message: str) -> dict[str, Any]:
+    """Return a condition without its time; `holds` None: unknown."""
+    status = "Unknown" if holds is None else "True" if holds else "False"
+    return {"type": kind, "status": status, "reason": reason, "message": message[:4096]}
+
+
+def merged(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]], when: str) -> list[dict[str, Any]]:
+    """Return conditions with the time at which each last changed its status."""
+    known = {x["type"]: x for x in before}
+    out = []
+    for item in now:
+        old = known.get(item["type"])
+        same = old is not None and old.get("status") == item["status"]
+        out.append({**item, "lastTransitionTime": old["lastTransitionTime"] if same and old else when})
+    return out
+
+
+def refused(problems: str, before: Mapping[str, Any], generation: int | None, now: float) -> dict[str, Any]:
+    """Return the status of a resource that is not valid: what runs is left as it is."""
+    found = condition("Accepted", False, "Invalid", f"{problems}; what runs is left as it is")
+    others = [x for x in before.get("conditions", ()) if x["type"] != "Accepted"]
+    return {
+        "observedGeneration": generation,
+        "conditions": merged(before.get("conditions", ()), [found, *others], stamp(now)),
+    }
+
+
+def _conditions(record: Record | None, trouble: tuple[str, str] | None, held: bool) -> list[dict[str, Any]]:
+    out = [condition("Accepted", True, "Valid", "the resource is valid")]
+    if record is None:
+        out.append(condition("Ready", False, "Starting", "no decision yet"))
+    else:
+        fleet = record.observation.fleet
+        text = f"{fleet.ready} of {record.decision.target} replicas serve"
+        out.append(condition("Ready", fleet.ready > 0, "Serving" if fleet.ready else "NoReplica", text))
+        fresh = record.observation.freshness
+        if fresh is Freshness.FRESH:
+            out.append(condition("SignalsAvailable", True, "Fresh", "the engines' ledgers are read"))
+        else:
+            text = "the engines' ledgers can't be read: look at the operator's log, at Prometheus, and whether it scrapes the pods; replicas are held"
+            out.append(condition("SignalsAvailable", False, "Absent" if fresh is Freshness.ABSENT else "Stale", text))
+        mode = record.policy.mode.value
+        acts = mode == "Auto" and not held
+        out.append(
+            condition("ScalingActive", acts, "Held" if held else mode, "held by annotation" if held else f"mode {mode}")
+        )
+        out.append(
+            condition(
+                "ScalingLimited",
+                record.decision.limited,
+                "Bounds",
+                f"bounds {record.policy.min_replicas} to {record.policy.max_replicas}",
+            )
+        )
+    if trouble is not None:
+        out.append(condition("Degraded", True, *trouble))
+    else:
+        out.append(condition("Degraded", False, "AsWanted", "everything is applied"))
+    return out
+
+
+def _decision(record: Record) -> dict[str, Any]:
+    d = record.decision
+    return {"from": d.current, "to": d.target, "reason": d.reason, "message": d.message[:1024], "time": stamp(d.time)}
+
+
+def _demand(record: Record) -> dict[str, Any]:
+    numbers, replicas = record.decision.numbers, record.observation.replicas
+    capacity = sum(r.kv_capacity_tokens or 0.0 for r in replicas)
+    used = sum(r.kv_used_tokens for r in replicas)
+    full = numbers.kv_full_in_s
+    return {
+        "queuedTokens": round(numbers.queued_tokens),
+        "inFlightTokens": round(numbers.owed_tokens - numbers.queued_tokens),
+        "kvUsagePercent": round(100 * used / capacity) if capacity else 0,
+        "kvFullIn": None if full is None else f"{full:.0f}s",
+    }
+
+
+def status_of(
+    resolved: Resolved, record: Record | None, before: Mapping[str, Any], *, namespace: str, generation: int | None,
+    trouble: tuple[str, str] | None, held: bool, now: float,
+) -> dict[str, Any]:  # fmt: skip
+    """Return the whole status; equal to `before` where nothing changed."""
+    out: dict[str, Any] = {
+        "observedGeneration": generation,
+        "conditions": merged(before.get("conditions", ()), _conditions(record, trouble, held), stamp(now)),
+        "renderRevision": RENDER_REVISION,
+        "endpoint": f"http://{resolved.name}-openai.{namespace}.svc:{PORT_API}/v1",
+        "selector": f"{c.LABEL_MODEL}={resolved.name},{c.LABEL_ROLE}={ROLE_ENGINE}",
+        "resolved": {
+            "model": resolved.served_name, "parser": resolved.reasoning.parser or "none", "maxModelLen": resolved.max_model_len,
+            "maxNumSeqs": resolved.max_num_seqs, "maxNumBatchedTokens": resolved.max_num_batched_tokens,
+            "gpusPerReplica": resolved.gpus_per_replica, "mode": resolved.mode,
+            "budget": {k: v for k, v in asdict(resolved.reasoning).items() if k in ("budget_default", "budget_max", "answer_reserve")},
+        },
+    }  # fmt: skip
+    if record is None:
+        return out
+    fleet, decision = record.observation.fleet, record.decision
+    out["replicas"] = {
+        "desired": decision.target, "ready": fleet.ready, "starting": len(fleet.starting_s), "draining": fleet.draining,
+    }  # fmt: skip
+    out["demand"] = _demand(record)
+    history = list(before.get("history", ()))
+    if decision.act:
+        out["lastDecision"] = _decision(record)
+        out["history"] = [out["lastDecision"], *history][:HISTORY]
+    return out
+
+
+def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Tell whether a status differs in more than the numbers of the load, which move all the time."""
+    return any(before.get(key) != value for key, value in now.items() if key != "demand")

@@ -1,0 +1,104 @@
+"""A status says what changed, and is written for nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reasonscale.api import constants as c
+from reasonscale.api.load import load_models
+from reasonscale.api.resolve import resolve
+from reasonscale.autoscaler import Record
+from reasonscale.controller.model_loop import Held, ready_replicas
+from reasonscale.controller.status import HISTORY, changed, merged, refused, stamp, status_of
+from reasonscale.scaling.decide import decide
+from reasonscale.scaling.policy import policy_of
+from reasonscale.scaling.state import State
+from reasonscale.scaling.types import Fleet, Freshness, Observation
+from reasonscale.signals.assemble import Sample
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "r1-distill-qwen-7b.yaml"
+RESOLVED = replace(resolve(load_models(EXAMPLE)[0]), mode="Manual", replicas=3, max_replicas=8)
+
+
+def record(target: int, now: float = 100.0, wanted: int = 3) -> Record:
+    policy = policy_of(replace(RESOLVED, replicas=wanted))
+    seen = Observation(
+        time=now, window_s=5.0, freshness=Freshness.ABSENT, age_s=None, fleet=Fleet(target, target), classes={}, replicas=(),
+        held_requests=0.0,
+    )  # fmt: skip
+    return Record("m", seen, policy, decide(seen, policy, State.new())[0])
+
+
+def status(found: Record | None, before: dict[str, Any], now: float = 100.0, **more: Any) -> dict[str, Any]:
+    given = {"namespace": "n", "generation": 1, "trouble": None, "held": False} | more
+    return status_of(RESOLVED, found, before, now=now, **given)
+
+
+def test_the_same_again_is_no_change_however_much_later() -> None:
+    first = status(record(3), {})
+    assert changed({}, first)
+    again = status(record(3, 200.0), first, now=200.0)
+    assert not changed(first, again)
+    assert again["conditions"] == first["conditions"], "no time in it ticks"
+
+
+def test_a_decision_is_kept_with_the_ten_before_it() -> None:
+    before: dict[str, Any] = {}
+    for n in range(1, 15):
+        before |= status(record(n % 3 + 1, float(n), wanted=4 + n % 2), before, now=float(n))
+    assert len(before["history"]) == HISTORY
+    assert before["history"][0] == before["lastDecision"]
+    assert before["lastDecision"]["reason"] == c.REASON_MANUAL
+
+
+def test_a_condition_keeps_its_time_until_it_turns() -> None:
+    old = [{"type": "Ready", "status": "True", "reason": "a", "message": "", "lastTransitionTime": stamp(1)}]
+    same = merged(old, [{"type": "Ready", "status": "True", "reason": "b", "message": "x"}], stamp(9))
+    turned = merged(old, [{"type": "Ready", "status": "False", "reason": "b", "message": "x"}], stamp(9))
+    assert (same[0]["lastTransitionTime"], turned[0]["lastTransitionTime"]) == (stamp(1), stamp(9))
+
+
+def test_a_refused_resource_says_why_and_keeps_the_other_conditions() -> None:
+    before = status(record(3), {})
+    found = refused("spec.x: was 1", before, 2, 300.0)
+    kinds = {x["type"]: x for x in found["conditions"]}
+    assert kinds["Accepted"]["status"] == "False"
+    assert "spec.x: was 1" in kinds["Accepted"]["message"]
+    assert kinds["ScalingActive"] == {x["type"]: x for x in before["conditions"]}["ScalingActive"]
+
+
+def test_trouble_is_said_as_degraded() -> None:
+    found = status(None, {}, trouble=("KubeRayMissing", "install KubeRay"))
+    assert {x["type"]: (x["status"], x["reason"]) for x in found["conditions"]}["Degraded"] == (
+        "True",
+        "KubeRayMissing",
+    )
+
+
+def test_only_fresh_ledgers_of_the_model_are_ready_replicas() -> None:
+    def ledger(worker: str, written: float, model: str = "m") -> Sample:
+        return Sample(c.M_LEDGER_TIME, {"model": model, "WorkerId": worker}, written)
+
+    samples = [ledger("a", 95.0), ledger("b", 99.0), ledger("dead", 10.0), ledger("x", 99.0, "other")]
+    assert ready_replicas(samples, "m", 100.0, 30.0) == 2
+
+
+@pytest.mark.parametrize(("ready", "starting", "draining"), [(1, 2, 0), (3, 0, 0), (5, 0, 2)])
+async def test_replicas_are_starting_until_they_are_ready_and_draining_beyond_the_target(
+    ready: int, starting: int, draining: int
+) -> None:
+    now = [0.0]
+
+    async def counted() -> int:
+        return ready
+
+    held = Held(1, counted, lambda: now[0])
+    await held.set_replicas(3)
+    now[0] = 7.0
+    fleet = await held.fleet()
+    assert (fleet.target, len(fleet.starting_s), fleet.draining) == (3, starting, draining)
+    assert all(age == 7.0 for age in fleet.starting_s)
