@@ -21,9 +21,15 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 # Places in the integer state.
-RUNNING, WAITING, HEAD, TAIL, FREE, PREEMPTIONS, STEPS, COMPUTED, BLOCK, SEATS, STEP_TOKENS = range(11)
-# Rows of the array of requests.
-PROMPT, OUTPUT, MADE, DONE, BLOCKS, NEXT, PREEMPTED, TAKE = range(8)
+(
+    RUNNING, WAITING, HEAD, TAIL, FREE, PREEMPTIONS, STEPS, COMPUTED, BLOCK, SEATS, STEP_TOKENS, TOTAL, WAITING_TOKENS,
+) = range(13)  # fmt: skip
+STATE = 13
+# Rows of the array of requests; those after TAKE are for the ledger of a cluster.
+PROMPT, OUTPUT, MADE, DONE, BLOCKS, NEXT, PREEMPTED, TAKE, REASONING, CLASS, COUNTED, BIN = range(12)
+ROWS = 12
+# Places in the sums over steps.
+SECONDS, BATCH, KV, PREFILL = range(4)
 NOBODY = -1
 
 
@@ -37,6 +43,7 @@ def enqueue(s: Ints, req: Ints, r: int) -> None:
         req[NEXT, s[TAIL]] = r
     s[TAIL] = r
     s[WAITING] += 1
+    s[WAITING_TOKENS] += req[PROMPT, r] + req[MADE, r]
 
 
 @njit(cache=True)  # type: ignore[misc,unused-ignore]
@@ -53,6 +60,7 @@ def _preempt(s: Ints, run: Ints, req: Ints) -> int:
         s[TAIL] = victim
     s[HEAD] = victim
     s[WAITING] += 1
+    s[WAITING_TOKENS] += req[PROMPT, victim] + req[MADE, victim]
     s[PREEMPTIONS] += 1
     return int(victim)
 
@@ -91,6 +99,7 @@ def _schedule(s: Ints, run: Ints, req: Ints) -> int:
         budget -= take
         s[HEAD] = req[NEXT, r]
         s[WAITING] -= 1
+        s[WAITING_TOKENS] -= whole
         run[s[RUNNING]] = r
         s[RUNNING] += 1
         i += 1
@@ -99,10 +108,10 @@ def _schedule(s: Ints, run: Ints, req: Ints) -> int:
 
 @njit(cache=True)  # type: ignore[misc,unused-ignore]
 def _step(
-    s: Ints, clock: float, run: Ints, req: Ints, first: Floats, last: Floats,
+    s: Ints, clock: float, run: Ints, req: Ints, first: Floats, last: Floats, sums: Floats, ended: Ints,
     base: Floats, slope: Floats, linear: Floats, overhead: float, pair: float,
 ) -> float:  # fmt: skip
-    """Do one step and return the time at its end."""
+    """Do one step and return the time at its end. `ended` lists those that ended, after their number."""
     scheduled = _schedule(s, run, req)
     decoding, kv, prompt, pairs = 0, 0, 0, 0.0
     for i in range(scheduled):
@@ -119,6 +128,10 @@ def _step(
         took += linear[prompt + decoding] - linear[decoding] + overhead + pair * pairs
     clock += took
     s[STEPS] += 1
+    sums[SECONDS] += took
+    sums[BATCH] += s[RUNNING]
+    sums[KV] += (s[TOTAL] - s[FREE]) * s[BLOCK]
+    sums[PREFILL] += prompt
     kept = 0
     for i in range(s[RUNNING]):
         r = run[i]
@@ -133,6 +146,8 @@ def _step(
                     last[r] = clock
                     s[FREE] += req[BLOCKS, r]
                     req[BLOCKS, r] = 0
+                    ended[0] += 1
+                    ended[ended[0]] = r
                     continue
         run[kept] = r
         kept += 1
@@ -142,7 +157,7 @@ def _step(
 
 @njit(cache=True)  # type: ignore[misc,unused-ignore]
 def _leap(
-    s: Ints, clock: float, until: float, run: Ints, req: Ints, base: Floats, slope: Floats
+    s: Ints, clock: float, until: float, run: Ints, req: Ints, sums: Floats, base: Floats, slope: Floats
 ) -> float:  # fmt: skip
     """Do as many pure decode steps as nobody joins, ends or lacks a block in, and return the time after them.
 
@@ -182,36 +197,48 @@ def _leap(
         s[FREE] -= need
     s[STEPS] += steps
     s[COMPUTED] += steps * n
-    return float(clock + steps * a + 0.5 * c * steps * (steps - 1))
+    took = steps * a + 0.5 * c * steps * (steps - 1)
+    sums[SECONDS] += took
+    sums[BATCH] += steps * n
+    sums[KV] += steps * (kv + 0.5 * n * (steps - 1))
+    return float(clock + took)
 
 
 @njit(cache=True)  # type: ignore[misc,unused-ignore]
 def advance(
-    s: Ints, clock: float, until: float, run: Ints, req: Ints, first: Floats, last: Floats,
+    s: Ints, clock: float, until: float, run: Ints, req: Ints, first: Floats, last: Floats, sums: Floats, ended: Ints,
     base: Floats, slope: Floats, linear: Floats, overhead: float, pair: float,
 ) -> float:  # fmt: skip
     """Step until the clock reaches `until` or nobody is left, and return the clock; a step once begun is finished."""
     while clock < until and (s[RUNNING] > 0 or s[WAITING] > 0):
-        clock = _leap(s, clock, until, run, req, base, slope)
-        clock = _step(s, clock, run, req, first, last, base, slope, linear, overhead, pair)
+        clock = _leap(s, clock, until, run, req, sums, base, slope)
+        clock = _step(s, clock, run, req, first, last, sums, ended, base, slope, linear, overhead, pair)
     return clock
 
 
 @njit(cache=True)  # type: ignore[misc,unused-ignore]
 def _replay(
-    s: Ints, arrival: Floats, until: float, run: Ints, req: Ints, first: Floats, last: Floats,
+    s: Ints, arrival: Floats, until: float, run: Ints, req: Ints, first: Floats, last: Floats, sums: Floats, ended: Ints,
     base: Floats, slope: Floats, linear: Floats, overhead: float, pair: float,
 ) -> float:  # fmt: skip
     clock, capacity = 0.0, s[FREE] * s[BLOCK]
     for r in range(len(arrival)):
         if arrival[r] >= until:
             break
-        clock = advance(s, clock, arrival[r], run, req, first, last, base, slope, linear, overhead, pair)
+        clock = advance(s, clock, arrival[r], run, req, first, last, sums, ended, base, slope, linear, overhead, pair)
         clock = max(clock, arrival[r])
         # The last token is never computed, so it needs no place.
         if req[PROMPT, r] + req[OUTPUT, r] - 1 <= capacity:
             enqueue(s, req, r)
-    return float(advance(s, clock, until, run, req, first, last, base, slope, linear, overhead, pair))
+    return float(advance(s, clock, until, run, req, first, last, sums, ended, base, slope, linear, overhead, pair))
+
+
+def empty_engine(blocks: int, block_tokens: int, seats: int, step_tokens: int) -> Ints:
+    """Return the state of an engine that holds nobody."""
+    state = np.zeros(STATE, dtype=np.int64)
+    state[[HEAD, TAIL]] = NOBODY
+    state[[FREE, TOTAL, BLOCK, SEATS, STEP_TOKENS]] = blocks, blocks, block_tokens, seats, step_tokens
+    return state
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,15 +283,13 @@ def replay(
     step_tokens = min(max_num_batched_tokens or profile.max_num_batched_tokens, profile.max_num_batched_tokens)
     tables: Tables = profile.tables(seats)
     blocks = (kv_tokens or profile.kv_tokens) // profile.block_tokens
-    state = np.zeros(11, dtype=np.int64)
-    state[[HEAD, TAIL]] = NOBODY
-    state[[FREE, BLOCK, SEATS, STEP_TOKENS]] = blocks, profile.block_tokens, seats, step_tokens
-    req = np.zeros((8, n), dtype=np.int64)
+    state = empty_engine(blocks, profile.block_tokens, seats, step_tokens)
+    req = np.zeros((ROWS, n), dtype=np.int64)
     req[PROMPT], req[OUTPUT] = prompt_tokens, output_tokens
     first, last = np.full(n, np.nan), np.full(n, np.nan)
     end = _replay(
         state, np.asarray(arrival_s, dtype=np.float64), float(until_s), np.zeros(seats, dtype=np.int64), req, first, last,
-        tables.base, tables.slope, tables.linear, tables.overhead, tables.pair,
+        np.zeros(4), np.zeros(n + 1, dtype=np.int64), tables.base, tables.slope, tables.linear, tables.overhead, tables.pair,
     )  # fmt: skip
     return Replay(
         first_s=first,

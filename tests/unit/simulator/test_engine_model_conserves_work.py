@@ -84,9 +84,9 @@ def test_a_later_request_never_speeds_up_an_earlier_one(load: Load, prompt: int,
 def test_steps_taken_many_at_once_are_the_same_as_one_by_one(load: Load) -> None:
     arrival, prompt, output = load
     fast, tables = run(load), PROFILE.tables()
-    state = np.zeros(11, dtype=np.int64)
-    state[[engine.FREE, engine.BLOCK, engine.SEATS, engine.STEP_TOKENS]] = 40, 4, 6, 32
-    req = np.zeros((8, len(arrival)), dtype=np.int64)
+    state = engine.empty_engine(40, 4, 6, 32)
+    req = np.zeros((engine.ROWS, len(arrival)), dtype=np.int64)
+    sums, ended = np.zeros(4), np.zeros(len(arrival) + 1, dtype=np.int64)
     req[engine.PROMPT], req[engine.OUTPUT] = prompt, output
     first, last, running = np.zeros(len(arrival)), np.zeros(len(arrival)), np.zeros(6, dtype=np.int64)
     clock, sent = 0.0, 0
@@ -97,10 +97,12 @@ def test_steps_taken_many_at_once_are_the_same_as_one_by_one(load: Load) -> None
             engine.enqueue(state, req, sent)
             sent += 1
         clock = engine._step(
-            state, clock, running, req, first, last,
+            state, clock, running, req, first, last, sums, ended,
             tables.base, tables.slope, tables.linear, tables.overhead, tables.pair,
         )  # fmt: skip
     assert state[engine.STEPS] == fast.steps
+    assert state[engine.WAITING_TOKENS] == 0
+    assert sorted(ended[1:]) == list(range(len(arrival)))
     assert fast.first_s == pytest.approx(first, abs=1e-9)
     assert fast.last_s == pytest.approx(last, abs=1e-9)
 
