@@ -29,7 +29,6 @@ def _llm_config(args: dict[str, Any]) -> LLMConfig:
             "max_ongoing_requests": 100_000,  # the server refuses by what waits, with 429
             "request_router_config": {"request_routing_stats_period_s": 1.0},
         },
-        experimental_configs={"stream_batching_interval_ms": 20},
         log_engine_metrics=True,
     )
 

@@ -11,12 +11,14 @@ from ray.llm._internal.serve.core.server import llm_server
 from ray.llm._internal.serve.core.server.llm_server import LLMServer
 
 from reasonscale.serving import loopback
+from reasonscale.serving.batching import batched
 from reasonscale.serving.engine import ReasonEngine
 from reasonscale.serving.export import Exporter, describe
 from reasonscale.serving.settings import ModelSettings
 
 log = logging.getLogger("ray.serve")
 loopback.apply()
+STREAM_INTERVAL_S = 0.02
 
 
 class ReasonServer(LLMServer):  # type: ignore[misc]
@@ -38,6 +40,10 @@ class ReasonServer(LLMServer):  # type: ignore[misc]
             self._apply(self._pending)
 
     _pending: dict[str, Any] | None = None
+
+    def _batch_output_stream(self, generator: Any) -> Any:
+        # Serve LLM's own batcher holds the first token back for an interval, and wakes up each interval for each stream.
+        return batched(generator, STREAM_INTERVAL_S)
 
     async def _export(self) -> None:
         engine = self.engine

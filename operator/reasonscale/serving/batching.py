@@ -1,0 +1,48 @@
+"""Sends a stream's pieces in batches: each message between processes costs more than the token that it carries."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def batched(source: AsyncGenerator[T, None], interval_s: float) -> AsyncGenerator[list[T], None]:
+    """Yield what `source` makes: the first piece at once, then what came meanwhile, at most every `interval_s`.
+
+    Nothing runs while nothing comes. An error of the source is raised after all that came before it; left early, the
+    source is closed.
+    """
+    pieces: list[T] = []
+    there = asyncio.Event()
+
+    async def read() -> None:
+        try:
+            async for piece in source:
+                pieces.append(piece)
+                there.set()
+        finally:
+            there.set()
+
+    reader = asyncio.create_task(read())
+    try:
+        while True:
+            await there.wait()
+            there.clear()
+            ended = reader.done()
+            if pieces:
+                batch = pieces[:]
+                pieces.clear()
+                yield batch
+            if ended:
+                reader.result()
+                return
+            await asyncio.wait((reader,), timeout=interval_s)
+            if reader.done():
+                there.set()
+    finally:
+        reader.cancel()
+        await asyncio.wait((reader,))
+        await source.aclose()
