@@ -20,6 +20,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "record": ("reasonscale.cli.record:record", "Make a trace, without content, from an access log."),
     "demo": ("reasonscale.cli.demo:demo", "The whole loop on the bundled model, in about ten minutes."),
     "profile": ("reasonscale.cli.profile:profile", "Fit a GPU's profile, and hold the engine model to measurements."),
+    "simulate": (
+        "reasonscale.cli.simulate:simulate",
+        "Run a trace through a model of the fleet: which GPUs, which latency, by policy.",
+    ),
     "render": ("reasonscale.cli.render:render", "Print what resources become in a cluster, as manifests."),
     "operator": (
         "reasonscale.cli.operator:operator",

@@ -9,107 +9,103 @@ from reasonscale.scaling.types import Policy, ReplicaCounts, StepTime
 
 MEMORY_HALF_LIFE_S = 1800.0
 TPOT_HALF_LIFE_S = 20.0
-AIM = 0.8  # of the objective for time per output token: its tail, not its mean, is what the objective asks for
-MOST_PREFILL = 0.5  # steps that spend more of their time on prompts say nothing of decoding
+AIM = 0.78  # of the objective for time per output token: its tail, not its mean, is what the objective asks for
+LEAST_STEPS = 5.0  # of a replica in one tick
 NOISE = 0.1  # relative, of the mean step time over one tick
+
+
+TERMS = 4  # one, requests in the batch, KV tokens, prompt tokens: a, b, c, d
 
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """Decayed normal equations of step seconds on (1, B, K), and the recent time per token."""
+    """Decayed normal equations of step seconds on (1, B, K, P), and the recent time per token."""
 
     n: float = 0.0
-    b: float = 0.0
-    k: float = 0.0
-    bb: float = 0.0
-    bk: float = 0.0
-    kk: float = 0.0
-    y: float = 0.0
-    yb: float = 0.0
-    yk: float = 0.0
+    products: tuple[float, ...] = (0.0,) * (TERMS * (TERMS + 1) // 2)  # of the terms, the lower triangle by rows
+    seconds: tuple[float, ...] = (0.0,) * TERMS  # of the terms with the seconds
     tpot_steps: float = 0.0
     tpot_seconds: float = 0.0
 
 
-def observe(memory: Steps, replicas: Iterable[ReplicaCounts], prior: StepTime | None, dt_s: float) -> Steps:
+def observe(memory: Steps, replicas: Iterable[ReplicaCounts], dt_s: float) -> Steps:
     """Return the memory `dt_s` seconds later with the steps that `replicas` report."""
     keep = 0.5 ** (dt_s / MEMORY_HALF_LIFE_S)
-    per_prompt = prior.d if prior else 0.0
-    n = b = k = bb = bk = kk = y = yb = yk = steps = seconds = 0.0
+    n, steps, seconds = memory.n * keep, 0.0, 0.0
+    products, with_seconds = [x * keep for x in memory.products], [x * keep for x in memory.seconds]
     for replica in replicas:
         count = replica.steps
         if count <= 0.0:
             continue
         steps += count
         seconds += replica.step_seconds
-        prefill = per_prompt * replica.step_prefill_tokens
-        if count < 5.0 or prefill > MOST_PREFILL * replica.step_seconds:
+        if count < LEAST_STEPS:
             continue
-        if per_prompt == 0.0 and replica.step_prefill_tokens > replica.step_batch:
-            continue
-        t = (replica.step_seconds - prefill) / count
-        B, K = replica.step_batch / count, replica.step_kv_tokens / count
+        t = replica.step_seconds / count
+        x = (1.0, replica.step_batch / count, replica.step_kv_tokens / count, replica.step_prefill_tokens / count)
         n += 1.0
-        b += B
-        k += K
-        bb += B * B
-        bk += B * K
-        kk += K * K
-        y += t
-        yb += t * B
-        yk += t * K
+        at = 0
+        for i in range(TERMS):
+            for j in range(i + 1):
+                products[at] += x[i] * x[j]
+                at += 1
+            with_seconds[i] += x[i] * t
     recent = 0.5 ** (dt_s / TPOT_HALF_LIFE_S)
     return Steps(
-        n=memory.n * keep + n,
-        b=memory.b * keep + b,
-        k=memory.k * keep + k,
-        bb=memory.bb * keep + bb,
-        bk=memory.bk * keep + bk,
-        kk=memory.kk * keep + kk,
-        y=memory.y * keep + y,
-        yb=memory.yb * keep + yb,
-        yk=memory.yk * keep + yk,
+        n=n,
+        products=tuple(products),
+        seconds=tuple(with_seconds),
         tpot_steps=memory.tpot_steps * recent + steps,
         tpot_seconds=memory.tpot_seconds * recent + seconds,
     )
 
 
-def _prior(policy: Policy) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Return a, b, c to start from and how far each may plausibly be off."""
+def _prior(policy: Policy) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return a, b, c, d to start from and how far each may plausibly be off."""
     if policy.step_time is not None:
-        a, b, c = policy.step_time.a, policy.step_time.b, policy.step_time.c
-        return (a, b, c), (0.3 * a + 1e-5, 0.5 * b + 1e-7, 0.5 * c + 1e-11)
+        a, b, c, d = policy.step_time.a, policy.step_time.b, policy.step_time.c, policy.step_time.d
+        return (a, b, c, d), (0.3 * a + 1e-5, 0.5 * b + 1e-7, 0.5 * c + 1e-11, 0.5 * d + 1e-8)
     tpot, seqs = policy.objectives.tpot_s, policy.max_num_seqs
     kv = policy.kv_capacity_tokens or 1e5
-    return (0.3 * tpot, 0.1 * tpot / seqs, 0.0), (tpot, tpot / seqs, 0.1 * tpot / kv)
+    spread_d = 4.0 * tpot / policy.max_num_batched_tokens
+    return (0.3 * tpot, 0.1 * tpot / seqs, 0.0, 0.0), (tpot, tpot / seqs, 0.1 * tpot / kv, spread_d)
 
 
 def fit(memory: Steps, policy: Policy) -> StepTime:
     """Return the step time that the steps speak for, drawn to the prior where they say little; never negative."""
-    (a0, b0, c0), (sa, sb, sc) = _prior(policy)
-    d = policy.step_time.d if policy.step_time else 0.0
+    prior, spread = _prior(policy)
     if memory.n < 0.5:
-        return StepTime(a0, b0, c0, d)
+        return StepTime(*prior)
     # In units of the prior's spreads, so that the ridge term is 1 on each diagonal element.
-    w = 1.0 / (NOISE * max(memory.y / memory.n, 1e-6)) ** 2
-    m00, m01, m02 = w * memory.n * sa * sa + 1, w * memory.b * sa * sb, w * memory.k * sa * sc
-    m11, m12, m22 = w * memory.bb * sb * sb + 1, w * memory.bk * sb * sc, w * memory.kk * sc * sc + 1
-    r0 = w * sa * (memory.y - a0 * memory.n - b0 * memory.b - c0 * memory.k)
-    r1 = w * sb * (memory.yb - a0 * memory.b - b0 * memory.bb - c0 * memory.bk)
-    r2 = w * sc * (memory.yk - a0 * memory.k - b0 * memory.bk - c0 * memory.kk)
-    # Cholesky of the 3 x 3 system.
-    l00 = m00**0.5
-    l10, l20 = m01 / l00, m02 / l00
-    l11 = max(m11 - l10 * l10, 1e-12) ** 0.5
-    l21 = (m12 - l20 * l10) / l11
-    l22 = max(m22 - l20 * l20 - l21 * l21, 1e-12) ** 0.5
-    z0 = r0 / l00
-    z1 = (r1 - l10 * z0) / l11
-    z2 = (r2 - l20 * z0 - l21 * z1) / l22
-    x2 = z2 / l22
-    x1 = (z1 - l21 * x2) / l11
-    x0 = (z0 - l10 * x1 - l20 * x2) / l00
-    return StepTime(max(1e-5, a0 + sa * x0), max(0.0, b0 + sb * x1), max(0.0, c0 + sc * x2), d)
+    w = 1.0 / (NOISE * max(memory.seconds[0] / memory.n, 1e-6)) ** 2
+    m = [[0.0] * TERMS for _ in range(TERMS)]
+    at = 0
+    for i in range(TERMS):
+        for j in range(i + 1):
+            m[i][j] = m[j][i] = memory.products[at]
+            at += 1
+    right = [w * spread[i] * (memory.seconds[i] - sum(prior[j] * m[i][j] for j in range(TERMS))) for i in range(TERMS)]
+    left = [[w * spread[i] * spread[j] * m[i][j] + (i == j) for j in range(TERMS)] for i in range(TERMS)]
+    x = _solve(left, right)
+    a, b, c, d = (p + s * v for p, s, v in zip(prior, spread, x, strict=True))
+    return StepTime(max(1e-5, a), max(0.0, b), max(0.0, c), max(0.0, d))
+
+
+def _solve(left: list[list[float]], right: list[float]) -> list[float]:
+    """Return the solution of a symmetric positive definite system, by Cholesky."""
+    n = len(right)
+    lower = [[0.0] * n for _ in range(n)]
+    for i in range(n):
+        for j in range(i + 1):
+            rest = left[i][j] - sum(lower[i][k] * lower[j][k] for k in range(j))
+            lower[i][j] = max(rest, 1e-12) ** 0.5 if i == j else rest / lower[j][j]
+    half = [0.0] * n
+    for i in range(n):
+        half[i] = (right[i] - sum(lower[i][k] * half[k] for k in range(i))) / lower[i][i]
+    out = [0.0] * n
+    for i in reversed(range(n)):
+        out[i] = (half[i] - sum(lower[k][i] * out[k] for k in range(i + 1, n))) / lower[i][i]
+    return out
 
 
 def token_time(memory: Steps, step: StepTime, policy: Policy) -> float:

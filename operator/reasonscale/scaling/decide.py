@@ -27,6 +27,7 @@ def decide(seen: Observation, policy: Policy, state: State) -> tuple[Decision, S
     if seen.freshness is Freshness.FRESH:
         state = learn(state, seen, policy)
         outlook = look(seen, policy, state)
+        state = replace(state, trend=outlook.trend)
     if policy.mode in (Mode.MANUAL, Mode.EXTERNAL):
         return _fixed(seen, policy, state, outlook)
     if outlook is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 from reasonscale.scaling.arrivals import rate_of
@@ -13,6 +13,7 @@ from reasonscale.scaling.curve import LONGEST_TOKENS, MIDDLES, Curve
 from reasonscale.scaling.forecast import ClassLoad, Point, forecast, owed_tokens
 from reasonscale.scaling.state import State, start_time_s
 from reasonscale.scaling.survival import curve_of, evidence, prior_hazards, ratios
+from reasonscale.scaling.trend import LOOK_S, Check, Trend, expect, judge
 from reasonscale.scaling.types import ClassCounts, Numbers, Observation, Policy
 
 MEAN_PRIOR_TOKENS = 1000.0
@@ -30,6 +31,7 @@ class Outlook:
     ttft_allowed_s: float
     queue_over_objective: bool
     excess: float  # requests waiting for a seat
+    trend: Trend  # for the next look
 
 
 def curves_of(state: State, policy: Policy) -> dict[str, Curve]:
@@ -152,9 +154,13 @@ def look(seen: Observation, policy: Policy, state: State) -> Outlook:
 
     mean_left = owed / (running + waiting) if running + waiting > 0.0 else 0.0
     far = horizon + min(LONGEST_DRAIN_S, mean_left * tpot_s)
-    times = sorted({0.0, 0.5 * horizon, horizon, 2.0 * horizon, far})
+    times = sorted({0.0, LOOK_S, 0.5 * horizon, horizon, 2.0 * horizon, far})
     z = NormalDist().inv_cdf(min(0.999, max(0.5, policy.objectives.attainment)))
     points = forecast(loads, times, tpot_s, z, seated)
+    soon = points[times.index(LOOK_S)]
+    trend = judge(state.trend, seen.time, running + waiting, tpot_s)
+    points = [_outgrown(point, trend.factor(point.after_s)) for point in points]
+    trend = expect(trend, Check(seen.time + LOOK_S, soon.inflight, (soon.inflight_high - soon.inflight) / z, tpot_s))
     at = points[times.index(horizon)]
     rate = sum(load.rate.per_s for load in loads)
     prefill_share = sum(load.rate.per_s * (load.rate.prompt_tokens or 0.0) for load in loads) * step.d
@@ -191,4 +197,15 @@ def look(seen: Observation, policy: Policy, state: State) -> Outlook:
         ttft_allowed_s=waits.allowed_s,
         queue_over_objective=waits.need > 0.0,
         excess=excess,
+        trend=trend,
+    )
+
+
+def _outgrown(point: Point, factor: float) -> Point:
+    return replace(
+        point,
+        inflight=point.inflight * factor,
+        inflight_high=point.inflight_high * factor,
+        kv_tokens=point.kv_tokens * factor,
+        kv_high_tokens=point.kv_high_tokens * factor,
     )

@@ -9,6 +9,7 @@ from math import ceil
 from reasonscale.scaling.arrivals import Arrivals, add
 from reasonscale.scaling.capacity import Steps, observe
 from reasonscale.scaling.survival import Lengths, remember
+from reasonscale.scaling.trend import Trend
 from reasonscale.scaling.types import Fleet, Observation, Policy
 
 MOST_STARTS = 20
@@ -47,6 +48,7 @@ class State:
     preemptions_per_s: float = 0.0
     preempting_ticks: int = 0  # in a row
     tokens_per_s: float = 0.0
+    trend: Trend = field(default_factory=Trend)
     last_need: float = 0.0
     calm_since: float | None = None
     last_down: float | None = None
@@ -109,7 +111,7 @@ def learn(state: State, seen: Observation, policy: Policy) -> State:
         state,
         time=seen.time,
         classes=classes,
-        steps=observe(state.steps, seen.replicas, policy.step_time, dt),
+        steps=observe(state.steps, seen.replicas, dt),
         preemptions_per_s=old_p * state.preemptions_per_s + (1.0 - old_p) * preempted / window,
         preempting_ticks=state.preempting_ticks + 1 if preempted > 0 else 0,
         tokens_per_s=old_t * state.tokens_per_s + (1.0 - old_t) * made / window,

@@ -22,9 +22,12 @@ from reasonscale.simulator.workload import Workload
 
 REPORT_S: Final = 1.0
 MOST_REPLICAS: Final = 4096
-LEAST_KV, TWO_CHOICES, KV_AND_PREFILL = range(3)
-ROUTERS: Final = {"least-kv": LEAST_KV, "two-choices": TWO_CHOICES, "kv-and-prefill": KV_AND_PREFILL}
+LEAST_KV, TWO_CHOICES, EXPECTED_LOAD = range(3)
+ROUTERS: Final = {"least-kv": LEAST_KV, "two-choices": TWO_CHOICES, "expected-load": EXPECTED_LOAD}
 PREFILL_WEIGHT = 5.0  # KV tokens that one prompt token not yet computed counts for
+# What each request will yet add to a replica's KV, about: else one that is new and empty gets all that comes, until it
+# is slower than any other.
+TOKENS_TO_COME = 2000.0
 # What a place for a replica is.
 EMPTY, ORDERED, DRAINING = range(3)
 # Columns of the router's knowledge of a replica.
@@ -75,7 +78,8 @@ def _pop(g: Ints, when: Floats, who: Ints) -> None:
 
 
 @njit(cache=True)  # type: ignore[misc,unused-ignore]
-def _choose(g: Ints, t: float, life: Ints, ready: Floats, known: Floats, router: int, weight: float) -> int:
+def _choose(g: Ints, t: float, life: Ints, ready: Floats, known: Floats, router: int, weight: float, to_come: float
+) -> int:  # fmt: skip
     """Return the replica for a request; NOBODY where none is ready."""
     if router == TWO_CHOICES:
         n = 0
@@ -98,7 +102,9 @@ def _choose(g: Ints, t: float, life: Ints, ready: Floats, known: Floats, router:
     best, least = NOBODY, np.inf
     for k in range(g[PLACES]):
         if life[k] == ORDERED and ready[k] <= t:
-            score = known[k, HELD_KV] + (weight * known[k, PROMPTS] if router == KV_AND_PREFILL else 0.0)
+            score = known[k, HELD_KV]
+            if router == EXPECTED_LOAD:
+                score += weight * known[k, PROMPTS] + to_come * known[k, ONGOING]
             if score < least:
                 best, least = k, score
     return best
@@ -132,7 +138,7 @@ def _report(k: int, engines: Ints, run: Ints, req: Ints, known: Floats) -> None:
 def play(
     t: float, until: float, g: Ints, engines: Ints, clock: Floats, run: Ints, sums: Floats, life: Ints, ready: Floats,
     gone: Floats, known: Floats, where: Ints, arrival: Floats, req: Ints, first: Floats, last: Floats, ended: Ints,
-    follower: Ints, think: Floats, when: Floats, who: Ints, router: int, weight: float,
+    follower: Ints, think: Floats, when: Floats, who: Ints, router: int, weight: float, to_come: float,
     base: Floats, slope: Floats, linear: Floats, overhead: float, pair: float,
 ) -> float:  # fmt: skip
     """Let the fleet run from `t` to `until`, which are whole reports, and return `until`."""
@@ -155,7 +161,7 @@ def play(
                 g[NEXT] += 1
             if req[e.PROMPT, r] + req[e.OUTPUT, r] - 1 > engines[0, e.TOTAL] * engines[0, e.BLOCK]:
                 continue
-            k = _choose(g, at, life, ready, known, router, weight)
+            k = _choose(g, at, life, ready, known, router, weight, to_come)
             if k == NOBODY:
                 req[e.NEXT, r] = NOBODY
                 if g[QUEUED] == 0:
@@ -182,7 +188,7 @@ def play(
                 life[k] = EMPTY
                 gone[k] = max(t - REPORT_S, min(t, clock[k]))
         while g[QUEUED] > 0:
-            k = _choose(g, t, life, ready, known, router, weight)
+            k = _choose(g, t, life, ready, known, router, weight, to_come)
             if k == NOBODY:
                 break
             r = g[QUEUE_HEAD]
@@ -286,7 +292,7 @@ class Cluster:
     def __init__(
         self, profile: Profile, work: Workload, *, router: str, cold_start_s: Callable[[], float], replicas: int,
         seed: int = 1, max_num_seqs: int | None = None, max_num_batched_tokens: int | None = None,
-        prefill_weight: float = PREFILL_WEIGHT,
+        prefill_weight: float | None = None, tokens_to_come: float | None = None,
     ) -> None:  # fmt: skip
         n = len(work.arrival_s)
         self._seats = max_num_seqs or profile.max_num_seqs
@@ -296,7 +302,11 @@ class Cluster:
         self._tables = profile.tables(self._seats)
         self._blocks = profile.kv_tokens // profile.block_tokens
         self._empty = e.empty_engine(self._blocks, profile.block_tokens, self._seats, self._step_tokens)
-        self._work, self._cold, self._weight = work, cold_start_s, prefill_weight
+        self._work, self._cold = work, cold_start_s
+        self._weight, self._to_come = (
+            PREFILL_WEIGHT if prefill_weight is None else prefill_weight,
+            TOKENS_TO_COME if tokens_to_come is None else tokens_to_come,
+        )
         self._router = ROUTERS[router]
         size = 64
         self._engines = np.tile(self._empty, (size, 1))
@@ -348,7 +358,7 @@ class Cluster:
         self.time = play(
             self.time, until, self._g, self._engines, self._clock, self._run, self._sums, self._life, self._ready, self._gone,
             self._known, self._where, self.arrival_s, self._req, self.first_s, self.last_s, self._ended, w.follower,
-            w.think_s, self._when, self._who, self._router, self._weight,
+            w.think_s, self._when, self._who, self._router, self._weight, self._to_come,
             tables.base, tables.slope, tables.linear, tables.overhead, tables.pair,
         )  # fmt: skip
         for k in np.flatnonzero(self._taken & (self._life == EMPTY)):

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from reasonscale.scaling.capacity import AIM
 from reasonscale.scaling.types import Objectives
 from reasonscale.simulator.cluster import Cluster
 from reasonscale.simulator.engine import Floats
@@ -23,7 +24,6 @@ COLD_SPREAD: Final = 0.1  # standard deviation of a start, as a share of its mea
 HISTORY_S: Final = 3600.0
 STREAM_SLACK_S: Final = 1.0
 STRETCH: Final = 1.2
-AIM: Final = 0.8  # of the objective for time per token, for the number to begin with
 
 
 @dataclass(frozen=True, slots=True)

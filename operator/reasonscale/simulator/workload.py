@@ -380,7 +380,7 @@ def r1_day(seed: int) -> Workload:
 def cot_shift(seed: int) -> Workload:
     """Two hours at a constant request rate; after one, mean output grows fourfold within five minutes."""
     rng = np.random.default_rng(seed)
-    t = _poisson(rng, lambda t: np.full(len(t), 4.0), 7200.0, 4.0)
+    t = _poisson(rng, lambda t: np.full(len(t), 12.0), 7200.0, 12.0)
     factor = np.interp(t, [3600.0, 3900.0], [1.0, 4.0])
     out = np.clip(rng.lognormal(np.log(600.0) - 0.32, 0.8, len(t)) * factor, 1, 32_768).astype(np.int64)
     return _joined("cot-shift", [("default", t, _lognormal(rng, len(t), 300.0, 0.8, 8192), *_parts(rng, out, 0.8))])
@@ -389,7 +389,7 @@ def cot_shift(seed: int) -> Workload:
 def flash_crowd(seed: int) -> Workload:
     """Two hours; in the second, for twenty minutes, five times as many requests come, within one minute."""
     rng = np.random.default_rng(seed)
-    t = _poisson(rng, lambda t: 2.0 * np.interp(t, [3600, 3660, 4800, 4860], [1.0, 5.0, 5.0, 1.0]), 7200.0, 10.0)
+    t = _poisson(rng, lambda t: 4.0 * np.interp(t, [3600, 3660, 4800, 4860], [1.0, 5.0, 5.0, 1.0]), 7200.0, 20.0)
     out = _lognormal(rng, len(t), 1500.0, 0.9, 32_768)
     return _joined("flash-crowd", [("default", t, _lognormal(rng, len(t), 500.0, 1.0, 16_384), *_parts(rng, out, 0.7))])
 
@@ -397,7 +397,7 @@ def flash_crowd(seed: int) -> Workload:
 def math_heavy(seed: int) -> Workload:
     """Three hours of long chains: 8,000 tokens in the mean, short prompts, a rate that swings by half."""
     rng = np.random.default_rng(seed)
-    t = _poisson(rng, lambda t: 0.9 * (1.0 + 0.5 * np.sin(2 * np.pi * t / 5400.0)), 10_800.0, 1.35)
+    t = _poisson(rng, lambda t: 1.5 * (1.0 + 0.5 * np.sin(2 * np.pi * t / 5400.0)), 10_800.0, 2.25)
     out = _lognormal(rng, len(t), 8000.0, 0.9, 32_768)
     return _joined("math-heavy", [("default", t, _lognormal(rng, len(t), 200.0, 0.7, 4096), *_parts(rng, out, 0.92))])
 

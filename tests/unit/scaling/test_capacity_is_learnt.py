@@ -34,23 +34,38 @@ def test_the_step_time_that_replicas_show_replaces_the_prior(prior):
     memory = Steps()
     for i in range(200):
         batch, context = 4.0 + (i * 7) % 60, 200.0 + (i * 131) % 1500
-        memory = observe(memory, [steps_of(TRUE, batch, context)], prior, 5.0)
+        memory = observe(memory, [steps_of(TRUE, batch, context)], 5.0)
     found = fit(memory, policy)
     for batch, kv in ((8.0, 8_000.0), (60.0, 60_000.0)):
         true = TRUE.a + TRUE.b * batch + TRUE.c * kv
         assert found.a + found.b * batch + found.c * kv == pytest.approx(true, rel=0.05)
 
 
-def test_steps_that_mostly_prefill_say_nothing_of_decoding():
+@pytest.mark.parametrize(
+    "prior", [None, StepTime(0.02, 0.0004, 2e-7, 4e-5)], ids=["no profile", "a profile whose prefill is too fast"]
+)
+def test_what_prompts_take_is_told_apart_from_decoding(prior):
+    policy = replace(POLICY, step_time=prior, max_num_seqs=64, kv_capacity_tokens=100_000.0)
+    memory = Steps()
+    for i in range(200):
+        batch, context = 4.0 + (i * 7) % 60, 200.0 + (i * 131) % 1500
+        memory = observe(memory, [steps_of(TRUE, batch, context, prefill=400.0 * ((i * 17) % 100))], 5.0)
+    found = fit(memory, policy)
+    assert found.a == pytest.approx(TRUE.a, rel=0.1)
+    assert found.d == pytest.approx(TRUE.d, rel=0.1)
+
+
+def test_steps_that_all_do_the_same_prefill_leave_a_true_profile_alone():
     policy = replace(POLICY, step_time=TRUE)
     memory = Steps()
     for _ in range(50):
-        memory = observe(memory, [steps_of(TRUE, 4.0, 500.0, prefill=1e6)], TRUE, 5.0)
-    assert fit(memory, policy) == TRUE
+        memory = observe(memory, [steps_of(TRUE, 4.0, 500.0, prefill=1e6)], 5.0)
+    found = fit(memory, policy)
+    assert (found.a, found.d) == (pytest.approx(TRUE.a), pytest.approx(TRUE.d))
 
 
 def test_the_time_per_token_is_the_observed_one_where_there_is_traffic():
-    memory = observe(Steps(), [steps_of(TRUE, 30.0, 500.0)], TRUE, 5.0)
+    memory = observe(Steps(), [steps_of(TRUE, 30.0, 500.0)], 5.0)
     assert token_time(memory, TRUE, POLICY) == pytest.approx(0.035, rel=0.1)
 
 

@@ -69,7 +69,7 @@ class Reasonscale(Policy):
     """The product's decision, with the defaults of its resource; nothing in it is tuned to a trace."""
 
     name = "reasonscale"
-    router = "kv-and-prefill"
+    router = "expected-load"
     period_s = 5.0
     defaults: ClassVar[Mapping[str, Any]] = {
         "down_stable_s": Rates().down_stable_s,

@@ -1,0 +1,145 @@
+"""What no policy can beat, and what one that knows the future reaches in the same simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from reasonscale.simulator.engine import Floats
+from reasonscale.simulator.policies.base import Policy, Setting, View
+from reasonscale.simulator.profile import Profile
+from reasonscale.simulator.run import Options, Outcome, run, setting_of
+from reasonscale.simulator.workload import Workload
+
+GRID_S = 5.0
+
+
+def lower_bound_gpu_hours(work: Workload, profile: Profile, options: Options) -> float:
+    """Return GPU-hours that the work takes on engines that are never idle and always have their best batch.
+
+    Each output token after the first costs at least min over B of base(B) / B, and its share of attention at the least
+    slope; each prompt token at least the flattest piece of the prefill line. Latency, starts and drains cost nothing
+    here, so that nothing reaches it; nothing is below it either.
+    """
+    tables = profile.tables(options.max_num_seqs)
+    counts = np.arange(1, len(tables.base), dtype=np.float64)
+    token_s = float((tables.base[1:] / counts).min())
+    kv_s = float(tables.slope[1:].min())
+    prompt_s = float(np.diff(tables.linear).min())
+    prompt, output = work.prompt_tokens.astype(np.float64), work.output_tokens.astype(np.float64)
+    room = profile.kv_tokens // profile.block_tokens * profile.block_tokens
+    fits = prompt + output - 1 <= room
+    decode = np.maximum(0.0, output - 1)
+    context = decode * prompt + decode * (decode + 1) / 2.0
+    seconds = float((decode * token_s + context * kv_s + prompt * prompt_s)[fits].sum())
+    span = float(work.arrival_s.max()) if len(work.arrival_s) else 0.0
+    return max(seconds, options.min_replicas * span) * profile.gpus_per_replica / 3600.0
+
+
+def need_over_time(work: Workload, profile: Profile, options: Options) -> Floats:
+    """Return replicas needed at each `GRID_S`, if every token came at eight tenths of the objective's pace."""
+    step, o = profile.step_time(), options.objectives
+    tau = max(0.8 * o.tpot_s, 1.3 * step.a)
+    start = work.arrival_s[work.arrival_s >= 0.0]
+    rows = work.arrival_s >= 0.0
+    prompt, output = work.prompt_tokens[rows].astype(np.float64), work.output_tokens[rows].astype(np.float64)
+    end = start + prompt * step.d + output * tau
+    grid = np.arange(0.0, float(end.max()) + GRID_S, GRID_S)
+
+    def held(weight: Floats) -> Floats:
+        """Return the sum of a weight over those in flight."""
+        by_end = np.argsort(end, kind="stable")
+        come = np.concatenate([[0.0], np.cumsum(weight)])[np.searchsorted(start, grid, side="right")]
+        went = np.concatenate([[0.0], np.cumsum(weight[by_end])])[np.searchsorted(end[by_end], grid, side="right")]
+        return np.asarray(come - went)
+
+    inflight = held(np.ones(len(start)))
+    kv = held(prompt) + (grid * inflight - held(start)) / tau
+    cells = np.bincount((start / GRID_S).astype(np.int64), weights=prompt, minlength=len(grid))[: len(grid)]
+    wide = max(1, round(30.0 / GRID_S))
+    rho = np.convolve(cells, np.ones(wide) / wide, mode="same") * step.d / GRID_S
+    seats = float(options.max_num_seqs or profile.max_num_seqs)
+    return np.asarray(
+        np.maximum.reduce(
+            [
+                (step.b * inflight + step.c * kv + tau * rho) / (tau - step.a),
+                kv / (0.9 * profile.kv_tokens),
+                inflight / seats,
+            ]
+        )
+    )
+
+
+class Scheduled(Policy):
+    """Follows a schedule made with the future known: what is needed by the time that a replica ordered now is ready."""
+
+    name = "clairvoyant"
+    router = "expected-load"
+    period_s = GRID_S
+
+    def __init__(self, setting: Setting, need: Floats, factor: float, hold_s: float) -> None:
+        super().__init__(setting)
+        # A start takes about a tenth more or less than its mean; of those ordered together the last one counts.
+        ahead = round((1.2 * setting.cold_start_s + hold_s) / GRID_S) + 1
+        most = np.lib.stride_tricks.sliding_window_view(np.append(need, np.zeros(ahead - 1)), ahead).max(axis=1)
+        self._schedule = np.ceil(most * factor - 1e-9).astype(np.int64)
+
+    def decide(self, view: View) -> int:
+        """Return the number for now."""
+        i = min(len(self._schedule) - 1, int(view.now / GRID_S))
+        return max(1, int(self._schedule[i]))
+
+
+def clairvoyant(
+    work: Workload, profile: Profile, options: Options, aim: float = 0.99,
+    tell: Callable[[str], None] | None = None,
+) -> Outcome:  # fmt: skip
+    """Return the cheapest run found that meets `aim`: a search over how much and how long ahead of the known need."""
+    need, setting = need_over_time(work, profile, options), setting_of(work, profile, options)
+
+    def attempt(factor: float, hold_s: float) -> Outcome:
+        found = run(work, profile, Scheduled(setting, need, factor, hold_s), options)
+        if tell is not None:
+            tell(f"factor {factor:.3f}, hold {hold_s:.0f} s: {found.attainment:.4f}, {found.gpu_hours:.1f} GPU-hours")
+        return found
+
+    best: Outcome | None = None
+    most: Outcome | None = None
+    for hold_s in (0.0, 0.5 * options.cold_start_s, 1.5 * options.cold_start_s):
+        low, high, step = 0.6, 1.8, 0
+        while high - low > 0.02 and step < 8:
+            factor = 0.5 * (low + high)
+            found = attempt(factor, hold_s)
+            step += 1
+            if found.attainment >= aim:
+                high = factor
+                if best is None or found.gpu_hours < best.gpu_hours:
+                    best = found
+            else:
+                low = factor
+            if most is None or found.attainment > most.attainment:
+                most = found
+    chosen = best or most
+    if chosen is None:
+        raise AssertionError("a search tries at least once")
+    return chosen
+
+
+def bound_json(work: Workload, profile: Profile, options: Options) -> dict[str, Any]:
+    """Return the lower bound with the keys of any other result; what it says nothing of is None."""
+    none: dict[str, None] = {"p50": None, "p95": None, "p99": None}
+    keys = ("attainment", "attainment_ttft", "attainment_tpot", "attainment_ttfat", "attainment_e2e", "peak_replicas",
+            "preempted", "scale_ups", "scale_downs")  # fmt: skip
+    return {
+        "workload": work.name,
+        "policy": "lower-bound",
+        "requests": len(work.arrival_s),
+        **dict.fromkeys(keys),
+        "gpu_hours": round(lower_bound_gpu_hours(work, profile, options), 4),
+        "ttft_s": none,
+        "tpot_ms": none,
+        "e2e_s": none,
+        "wall_s": 0.0,
+    }
