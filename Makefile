@@ -13,7 +13,7 @@ PYTEST := $(PY) -m pytest
 DATA ?= ../shared/data
 
 .PHONY: help setup demo test test-unit test-engine lint format lock bench bench-forecast bench-validate bench-decide bench-budget \
-	bench-ledger bench-replicas bench-tax test-kube reference soak clean
+	bench-ledger bench-replicas bench-tax bench-quick bench-tune bench-autoscalers test-kube reference soak clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -53,7 +53,16 @@ reference: setup ## Renew crds/ and docs/reference.md from the models
 lock: setup ## Renew the hash-locked requirements
 	@PATH="$$PWD/.venv/bin:$$PATH" scripts/lock.sh --upgrade
 
-bench: bench-forecast bench-decide bench-budget bench-ledger bench-replicas bench-tax ## All benchmarks, one after another: about an hour
+bench: bench-forecast bench-decide bench-budget bench-ledger bench-replicas bench-tax bench-autoscalers ## All benchmarks, one after another: many hours; goes on where it was interrupted
+
+bench-quick: setup ## Ours against eighteen autoscalers on three traces, in the simulator: under three minutes
+	@$(PY) -m bench.autoscalers quick --data $(DATA)
+
+bench-tune: setup ## Choose each rival's parameters on the tuning traces
+	@$(PY) -m bench.autoscalers tune --data $(DATA)
+
+bench-autoscalers: setup ## The whole comparison: traces x cold starts x seeds
+	@$(PY) -m bench.autoscalers full --data $(DATA)
 
 bench-forecast: setup ## The forecast of tokens still to come against the truth
 	@$(PY) -m bench.forecast --data $(DATA)

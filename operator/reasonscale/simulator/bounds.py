@@ -99,32 +99,24 @@ def clairvoyant(
     """Return the cheapest run found that meets `aim`: a search over how much and how long ahead of the known need."""
     need, setting = need_over_time(work, profile, options), setting_of(work, profile, options)
 
-    def attempt(factor: float, hold_s: float) -> Outcome:
+    runs: list[Outcome] = []
+
+    def meets(factor: float, hold_s: float) -> bool:
         found = run(work, profile, Scheduled(setting, need, factor, hold_s), options)
+        runs.append(found)
         if tell is not None:
             tell(f"factor {factor:.3f}, hold {hold_s:.0f} s: {found.attainment:.4f}, {found.gpu_hours:.1f} GPU-hours")
-        return found
+        return found.attainment >= aim
 
-    best: Outcome | None = None
-    most: Outcome | None = None
     for hold_s in (0.0, 0.5 * options.cold_start_s, 1.5 * options.cold_start_s):
-        low, high, step = 0.6, 1.8, 0
-        while high - low > 0.02 and step < 8:
-            factor = 0.5 * (low + high)
-            found = attempt(factor, hold_s)
-            step += 1
-            if found.attainment >= aim:
-                high = factor
-                if best is None or found.gpu_hours < best.gpu_hours:
-                    best = found
-            else:
-                low = factor
-            if most is None or found.attainment > most.attainment:
-                most = found
-    chosen = best or most
-    if chosen is None:
-        raise AssertionError("a search tries at least once")
-    return chosen
+        low, high = 0.6, 1.4
+        while not meets(high, hold_s) and high < 5.0:
+            low, high = high, 1.5 * high
+        while high - low > 0.02:
+            middle = 0.5 * (low + high)
+            low, high = (low, middle) if meets(middle, hold_s) else (middle, high)
+    good = [found for found in runs if found.attainment >= aim]
+    return min(good, key=lambda found: found.gpu_hours) if good else max(runs, key=lambda found: found.attainment)
 
 
 def bound_json(work: Workload, profile: Profile, options: Options) -> dict[str, Any]:

@@ -143,7 +143,7 @@ class HpaDamping:
 
     def ratio(self, current: int, ratio: float) -> int:
         """Return ceil(current x ratio), or current within the tolerance."""
-        return current if abs(ratio - 1.0) <= self.tolerance else ceil(current * ratio - 1e-9)
+        return current if abs(ratio - 1.0) <= self.tolerance + 1e-9 else ceil(current * ratio - 1e-9)
 
     def apply(self, now: float, current: int, desired: int) -> int:
         """Return what the HPA would set."""

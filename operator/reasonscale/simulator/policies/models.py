@@ -86,8 +86,10 @@ class DynamoLoad(Policy):
         self._points = self._points[-500:]
         if view.starting_s or view.draining or not len(s.replicas) or len(self._points) < 20:
             return view.target
-        slope, level = np.polyfit([x for x, _ in self._points], [y for _, y in self._points], 1)
-        slope = max(0.0, float(slope))
+        held, took = np.array(self._points).T
+        spread = float(held.var())
+        slope = max(0.0, float(np.cov(held, took, bias=True)[0, 1]) / spread) if spread > 0.0 else 0.0
+        level = float(took.mean()) - slope * float(held.mean())
         itl = level + slope * s.kv_used
         ttft = s.prompts_left * self.setting.step.d
         if (itl > objectives.tpot_s).all() or (ttft > objectives.ttft_s).all():

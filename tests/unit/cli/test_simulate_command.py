@@ -1,0 +1,92 @@
+"""`reasonscale simulate`: its figures, and what it says of wrong input."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from reasonscale.cli.main import run
+
+GPU = ("--profile", "qwen2-32b-h200")
+
+
+@pytest.fixture
+def trace(tmp_path):
+    path = tmp_path / "mine.csv"
+    rows = [f"{i * 0.5},{50 + i % 7},{300 + 10 * (i % 40)},60" for i in range(400)]
+    path.write_text("t,input,reasoning,answer\n" + "\n".join(rows) + "\n")
+    return str(path)
+
+
+def test_its_json_has_the_keys_that_scripts_read(trace, tmp_path, capsys):
+    out, plot = tmp_path / "out.json", tmp_path / "out.png"
+    assert run(["simulate", "--trace", trace, *GPU, "--json", str(out), "--plot", str(plot), "--gpu-price", "2"]) == 0
+    found = json.loads(out.read_text())
+    assert found["requests"] == 400
+    for key in ("attainment", "attainment_ttft", "attainment_tpot", "attainment_ttfat", "attainment_e2e"):
+        assert 0.0 <= found[key] <= 1.0
+    for key in ("gpu_hours", "peak_replicas", "preempted", "scale_ups", "scale_downs", "wall_s"):
+        assert found[key] >= 0
+    for key in ("ttft_s", "tpot_ms", "e2e_s"):
+        assert 0.0 < found[key]["p50"] <= found[key]["p95"] <= found[key]["p99"]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert "met every objective" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("policy", ["static:2", "lower-bound", "ray-serve"])
+def test_other_policies_and_the_bound(trace, policy, tmp_path):
+    out = tmp_path / "out.json"
+    assert run(["simulate", "--trace", trace, *GPU, "--policy", policy, "--json", str(out)]) == 0
+    assert json.loads(out.read_text())["gpu_hours"] > 0
+
+
+def test_the_same_seed_writes_the_same_bytes(trace, tmp_path):
+    texts = []
+    for name in ("a", "b"):
+        assert run(["simulate", "--trace", trace, *GPU, "--seed", "7", "--json", str(tmp_path / name)]) == 0
+        found = json.loads((tmp_path / name).read_text())
+        found.pop("wall_s")  # the one figure that is the machine's
+        texts.append(json.dumps(found))
+    assert texts[0] == texts[1]
+
+
+def test_list_names_everything(capsys):
+    assert run(["simulate", "--list"]) == 0
+    said = capsys.readouterr().out
+    for name in ("reasonscale", "knative-kpa", "qwen2-7b-h200", "cot-shift", "static:N", "clairvoyant"):
+        assert name in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "--trace is missing; built in are r1-day"),
+        (("--trace", "rag"), "--profile is missing; there are qwen2"),
+        (("--trace", "nothing.csv", *GPU), "trace 'nothing.csv': no such name"),
+        (("--trace", "rag", "--profile", "a100"), "profile 'a100': no such name or file"),
+        (("--trace", "rag", *GPU, "--policy", "best"), "policy 'best': no such name; there are reasonscale"),
+        (("--trace", "rag", *GPU, "--replicas", "5:2"), "--replicas was '5:2'; it must be MIN:MAX"),
+        (("--trace", "rag", *GPU, "--scrape", "0.1"), "--scrape was 0.1; it must lie between 1 and"),
+        (("--trace", "rag", *GPU, "--scale", "0"), "--scale and --time-scale must be greater than 0"),
+        (("--trace", "rag", *GPU, "--router", "best"), "--router was 'best'; there are least-kv"),
+        (("--trace", "rag", *GPU, "--params", "none.json"), "none.json: there is no such file"),
+    ],
+)
+def test_wrong_input_is_said_in_one_line(arguments, said, capsys):
+    assert run(["simulate", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_bad_rows_are_counted_and_shown(tmp_path, capsys):
+    path = tmp_path / "x.jsonl"
+    good = "\n".join(json.dumps({"t": float(i), "input": 5, "reasoning": 9, "answer": 9}) for i in range(20))
+    path.write_text(good + "\n" + "oops\n" * 8)
+    out = tmp_path / "out.json"
+    assert run(["simulate", "--trace", str(path), *GPU, "--json", str(out)]) == 0
+    assert json.loads(out.read_text())["rows_left_out"] == 8
+    error = capsys.readouterr().err
+    assert "line 21: is no JSON object; left out" in error
+    assert "... 8 rows left out in all" in error
