@@ -7,14 +7,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from reasonscale.api.resolve import Resolved
 from reasonscale.autoscaler import Autoscaler, Record, RecordFile
 from reasonscale.local.ray_node import RayNode, attach_ray, start_ray
 from reasonscale.local.serve_api import AppState, ServeActuator, ServeApi, ServeError
 from reasonscale.scaling.policy import policy_of
-from reasonscale.scaling.types import Policy
+from reasonscale.scaling.types import Freshness, Policy
 from reasonscale.serving.config import app_name, deployment_name, serve_app, serve_config
 from reasonscale.signals.sources import ModelSource, Scrape
 
@@ -42,6 +41,7 @@ class LocalApp:
     _api: ServeApi | None = None
     _scrape: Scrape | None = None
     _file: RecordFile | None = None
+    _sources: list[ModelSource] = field(default_factory=list)  # by which a drain sees what still runs
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -114,6 +114,7 @@ class LocalApp:
             source = ModelSource(self._scrape, m.served_name, actuator.fleet)
             loop = Autoscaler(m.name, source, actuator, self.policy(m), listeners=[self._file, self._keep])
             self.autoscalers[m.name] = loop
+            self._sources.append(ModelSource(self._scrape, m.served_name, actuator.fleet))
 
     def policy(self, model: Resolved) -> Policy:
         """Return a model's policy here."""
@@ -148,28 +149,47 @@ class LocalApp:
                 self._node = None
 
     async def _drain(self, drain_s: float) -> None:
-        assert self._scrape is not None
-        deadline, told = time.monotonic() + drain_s, False
-        sources = [ModelSource(self._scrape, m.served_name, self._no_fleet) for m in self.models]
-        while time.monotonic() < deadline:
-            busy = 0.0
-            for source in sources:
-                seen = await source.observe()
-                busy += sum(k.waiting + sum(k.reasoning) + sum(k.answering) for k in seen.classes.values())
-            if busy < 0.5:
-                return
-            if not told:
-                self.say(
-                    f"{busy:.0f} requests still run; waiting for them, at most {drain_s:.0f} s (again Ctrl-C: at once)"
-                )
-                told = True
-            await asyncio.sleep(_DRAIN_POLL_S)
+        """Wait until nothing runs, at most so long. That nobody knows what runs does not mean that nothing does."""
+        zeros, told = 0, False
+        counted = [0.0] * len(self._sources)  # when each model's last zero was written
+        try:
+            async with asyncio.timeout(drain_s):
+                while True:
+                    found = [await _running(source) for source in self._sources]
+                    known = [f for f in found if f is not None]
+                    busy = sum(requests for requests, _ in known)
+                    if len(known) < len(found) or busy >= 0.5:
+                        zeros = 0
+                        if not told:
+                            what = (
+                                f"{busy:.0f} requests still run"
+                                if busy >= 0.5
+                                else "whether requests still run can't be seen"
+                            )
+                            self.say(f"{what}; waiting, at most {drain_s:.0f} s (again Ctrl-C: at once)")
+                            told = True
+                    elif all(when > before for (_, when), before in zip(known, counted, strict=True)):
+                        # One zero may have been written just before a request came.
+                        zeros, counted = zeros + 1, [when for _, when in known]
+                        if zeros == 2:
+                            return
+                    await asyncio.sleep(_DRAIN_POLL_S)
+        except TimeoutError:
+            return
 
-    @staticmethod
-    async def _no_fleet() -> Any:
-        from reasonscale.scaling.types import Fleet
 
-        return Fleet(target=0, ready=0)
+async def _running(source: ModelSource) -> tuple[float, float] | None:
+    """Return how many requests of a model run, and when the oldest of its ledgers was written; None where nobody knows."""
+    try:
+        seen = await source.observe()
+    except ServeError:
+        return None
+    if not seen.fleet.ready and not seen.fleet.starting_s and not seen.fleet.draining:
+        return 0.0, seen.time  # no replica, no request
+    if seen.freshness is not Freshness.FRESH or seen.age_s is None or len(seen.replicas) < seen.fleet.ready:
+        return None
+    busy = sum(k.waiting + sum(k.reasoning) + sum(k.answering) for k in seen.classes.values())
+    return busy, round(seen.time - seen.age_s, 3)  # the difference of two times is not exact
 
 
 def _first_number(model: Resolved) -> int:

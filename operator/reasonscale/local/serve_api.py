@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import time
 from collections.abc import Mapping
@@ -36,6 +37,7 @@ class ServeApi:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=60, transport=transport, trust_env=False)
         self.config: dict[str, Any] = {}
+        self._changing = asyncio.Lock()  # a config is put whole: who changes a part reads and puts it in one go
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -53,18 +55,23 @@ class ServeApi:
 
     async def put(self, config: Mapping[str, Any]) -> None:
         """Deploy a whole config."""
+        async with self._changing:
+            await self._put(config)
+
+    async def _put(self, config: Mapping[str, Any]) -> None:
         await self._call("PUT", json=dict(config))
         self.config = copy.deepcopy(dict(config))
 
     async def set_replicas(self, app: str, deployment: str, replicas: int) -> None:
         """Change one deployment's number, in place: running replicas are not touched."""
-        config = copy.deepcopy(self.config)
-        for application in config["applications"]:
-            if application["name"] == app:
-                for entry in application["deployments"]:
-                    if entry["name"] == deployment:
-                        entry["num_replicas"] = replicas
-        await self.put(config)
+        async with self._changing:
+            config = copy.deepcopy(self.config)
+            for application in config["applications"]:
+                if application["name"] == app:
+                    for entry in application["deployments"]:
+                        if entry["name"] == deployment:
+                            entry["num_replicas"] = replicas
+            await self._put(config)
 
     async def applications(self) -> list[str]:
         """Return the names of the applications that Serve has."""

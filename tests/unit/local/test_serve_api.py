@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -119,3 +120,18 @@ def test_engines_take_gpus_where_there_are_some() -> None:
     assert "VLLM_CPU_KVCACHE_SPACE" in on_cpu["env"]
     assert "VLLM_CPU_KVCACHE_SPACE" not in on_gpu["env"]
     assert on_gpu["env"]["REASONSCALE_LOOPBACK"] == "1"
+
+
+async def test_two_models_that_change_at_once_both_keep_their_number() -> None:
+    puts: list[dict[str, Any]] = []
+
+    async def slow(request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(0.01)
+        puts.append(json.loads(request.content))
+        return httpx.Response(200)
+
+    api = ServeApi("http://ray", None, httpx.MockTransport(slow))
+    deployments = [{"name": "a", "num_replicas": 1}, {"name": "b", "num_replicas": 1}]
+    await api.put({"applications": [{"name": "reasonscale", "deployments": deployments}]})
+    await asyncio.gather(api.set_replicas("reasonscale", "a", 3), api.set_replicas("reasonscale", "b", 4))
+    assert [d["num_replicas"] for d in puts[-1]["applications"][0]["deployments"]] == [3, 4]
