@@ -56,11 +56,12 @@ class LocalApp:
     async def start(self, ray_address: str | None = None) -> None:
         """Start (or attach to) Ray, deploy, and wait until every model answers; StartFailed in words if not."""
         self.log_dir.mkdir(parents=True, exist_ok=True)
+        offline = all(m.model_source.startswith("/") for m in self.models)
         if ray_address:
-            self._node = attach_ray(ray_address)
+            self._node = attach_ray(ray_address, offline=offline)
             self.say(f"attached to Ray at {ray_address}")
         else:
-            self._node = start_ray()
+            self._node = start_ray(offline=offline)
             self.say("Ray runs on 127.0.0.1")
         self._api = ServeApi(self._node.dashboard_url, self._node.token)
         others = [] if self._node.owned else await self._api.applications()

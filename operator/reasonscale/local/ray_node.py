@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +28,14 @@ RAY_ENV: Mapping[str, str] = {
     "RAY_SERVE_LLM_ROUTER_HTTP_TIMEOUT": "86400",
     "RAY_kill_idle_workers_interval_ms": "0",
     "VLLM_NO_USAGE_STATS": "1",
-    "HF_HUB_OFFLINE": "1",
 }
+# Where every model is a local file, nothing has to ask the hub.
+OFFLINE_ENV: Mapping[str, str] = {"HF_HUB_OFFLINE": "1"}
+
+
+def _set_env(offline: bool) -> None:
+    for name, value in {**RAY_ENV, **(OFFLINE_ENV if offline else {})}.items():
+        os.environ.setdefault(name, value)
 
 
 def free_port() -> int:
@@ -37,10 +46,28 @@ def free_port() -> int:
 
 
 def port_taken(host: str, port: int) -> bool:
-    """Tell whether somebody listens there already."""
+    """Tell whether somebody listens there already; at an address that is none, nobody does."""
     with socket.socket() as s:
         s.settimeout(1)
-        return s.connect_ex(("127.0.0.1" if host in ("0.0.0.0", "::") else host, port)) == 0
+        try:
+            return s.connect_ex(("127.0.0.1" if host == "0.0.0.0" else host, port)) == 0
+        except (OSError, OverflowError, UnicodeError):
+            return False
+
+
+@contextmanager
+def own_handlers() -> Iterator[None]:
+    """Keep this process' handlers of SIGINT and SIGTERM: `ray.init` puts its own, which exits with 15, in their place."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Ray sets none there either
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None and signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
 
 
 _ENGINE_ERROR = re.compile(r"^\(EngineCore[^)]*\) ERROR [^]]*\] (\w+(?:Error|Exception): .+)$", re.MULTILINE)
@@ -107,31 +134,32 @@ def _gpus() -> int:
     return int(ray.cluster_resources().get("GPU", 0))
 
 
-def start_ray(*, num_cpus: int = 16, temp_dir: str | None = None) -> RayNode:
+def start_ray(*, num_cpus: int = 16, temp_dir: str | None = None, offline: bool = True) -> RayNode:
     """Start Ray on 127.0.0.1 with its dashboard and one metrics endpoint.
 
-    `num_cpus` is logical: replicas of a small model ask for half a CPU each.
+    `num_cpus` is logical: replicas of a small model ask for half a CPU each. `offline`: no model is to be fetched.
     """
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # every engine would compile its imports again
-    for name, value in RAY_ENV.items():
-        os.environ.setdefault(name, value)
+    _set_env(offline)
     import ray
 
     metrics_port = free_port()
-    context: Any = ray.init(
-        address="local",
-        num_cpus=num_cpus,
-        include_dashboard=True,
-        dashboard_host="127.0.0.1",
-        dashboard_port=free_port(),
-        _node_ip_address="127.0.0.1",
-        _metrics_export_port=metrics_port,
-        object_store_memory=150_000_000,
-        configure_logging=False,
-        log_to_driver=False,
-        _temp_dir=temp_dir or tempfile.gettempdir() + "/ray",
-        _system_config={"metrics_report_interval_ms": 1000},
-    )
+    context: Any
+    with own_handlers():
+        context = ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            dashboard_port=free_port(),
+            _node_ip_address="127.0.0.1",
+            _metrics_export_port=metrics_port,
+            object_store_memory=150_000_000,
+            configure_logging=False,
+            log_to_driver=False,
+            _temp_dir=temp_dir or tempfile.gettempdir() + "/ray",
+            _system_config={"metrics_report_interval_ms": 1000},
+        )
     info = context.address_info
     return RayNode(
         dashboard_url=f"http://{info['webui_url']}", metrics_urls=(f"http://127.0.0.1:{metrics_port}/metrics",),
@@ -139,7 +167,7 @@ def start_ray(*, num_cpus: int = 16, temp_dir: str | None = None) -> RayNode:
     )  # fmt: skip
 
 
-def attach_ray(address: str) -> RayNode:
+def attach_ray(address: str, *, offline: bool = True) -> RayNode:
     """Attach to a Ray that runs already; nothing of it is stopped later. ConnectionError where there is none."""
     host, _, port = address.rpartition(":")
     if not port.isdigit() or not port_taken(host, int(port)):
@@ -147,12 +175,13 @@ def attach_ray(address: str) -> RayNode:
         raise ConnectionError(
             f"no Ray answers at {address}; give the address that `ray start --head` printed, HOST:PORT"
         )
-    for name, value in RAY_ENV.items():
-        os.environ.setdefault(name, value)
+    _set_env(offline)
     import ray
 
+    context: Any
     try:
-        context: Any = ray.init(address=address, configure_logging=False, log_to_driver=False)
+        with own_handlers():
+            context = ray.init(address=address, configure_logging=False, log_to_driver=False)
     except ConnectionError as error:
         raise ConnectionError(
             f"{error}; if it wants a token, set RAY_AUTH_MODE=token as for the command `ray`"
