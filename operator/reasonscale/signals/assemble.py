@@ -1,6 +1,6 @@
 """From raw samples of the ledger's metrics to one `Observation`. Pure; both sources go through it.
 
-Counters become increments since the observation before. A process that is seen for the first time after that counts
+Counters become increments since the last fresh observation before. A process that is seen for the first time after that counts
 whole: it has started since. On the very first observation only the lengths count whole, since they say how long chains
 last whenever they were; arrivals, tokens and steps do not, since nobody knows over what time.
 """
@@ -21,7 +21,7 @@ _COUNTERS = frozenset({
 })  # fmt: skip
 _LENGTHS = frozenset({c.M_REACHED, c.M_ENDED})
 SHORT_GRACE_S = 15.0  # a replica that has just become ready has not been scraped yet
-FORGET_S = 900.0  # a process that comes back within this time goes on where it was
+FORGET_S = 6 * 3600.0  # a process that comes back within this time goes on where it was
 
 Key = tuple[str, str, str, str]  # process, name, class, bin
 
@@ -39,7 +39,7 @@ class Sample:
 class Memory:
     """What is kept from one observation to the next."""
 
-    time: float | None = None
+    time: float | None = None  # of the last fresh one
     counters: Mapping[Key, float] = field(default_factory=dict)
     seen: Mapping[str, float] = field(default_factory=dict)  # process -> when last
     short_since: float | None = None  # fewer ledgers than ready replicas since then
@@ -146,7 +146,6 @@ def assemble(
     live = frozenset(p for p, t in written.items() if now - t <= limit_s)
     short = len(live) < fleet.ready
     short_since = (before.short_since if before.short_since is not None else now) if short else None
-    after = replace(after, short_since=short_since)
     if not written:
         freshness, age = Freshness.ABSENT, None
     elif not live:
@@ -154,6 +153,11 @@ def assemble(
     else:
         stuck = short_since is not None and now - short_since > SHORT_GRACE_S
         freshness, age = (Freshness.STALE if stuck else Freshness.FRESH), now - min(written[p] for p in live)
+    if freshness is Freshness.FRESH:
+        after = replace(after, short_since=short_since)
+    else:
+        # Nobody learns from it: what was counted meanwhile belongs to the next observation that can be trusted.
+        gained, after = {}, replace(before, short_since=short_since)
     observation = Observation(
         time=now,
         window_s=now - before.time if before.time is not None else 0.0,

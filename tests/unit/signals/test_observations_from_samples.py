@@ -132,3 +132,29 @@ def test_increments_add_up_to_what_was_counted(gains: list[int], workers: int) -
         seen, memory = see(samples, i * 5, memory, Fleet(workers, workers))
         counted += seen.classes["medium"].arrivals
     assert counted == workers * sum(gains[1:])
+
+
+def test_a_first_look_that_fails_leaves_the_lifetime_counters_unlearnt() -> None:
+    _, memory = assemble([], "m", ONE, 100.0, Memory(), limit_s=6.0)
+    first, memory = assemble(ledger("w", 104.0, arrivals=86_400, steps=9e6), "m", ONE, 105.0, memory, limit_s=6.0)
+    assert first.classes["medium"].arrivals == 0
+    assert first.replicas[0].steps == 0
+    second, _ = assemble(ledger("w", 109.0, arrivals=86_405), "m", ONE, 110.0, memory, limit_s=6.0)
+    assert (second.classes["medium"].arrivals, second.window_s) == (5, 5.0)
+
+
+def test_what_was_counted_while_signals_were_stale_belongs_to_the_next_fresh_look() -> None:
+    _, memory = assemble(ledger("w", 100.0, arrivals=10), "m", ONE, 100.0, Memory(), limit_s=6.0)
+    stale, memory = assemble(ledger("w", 100.0, arrivals=40), "m", ONE, 130.0, memory, limit_s=6.0)
+    assert stale.freshness is Freshness.STALE
+    assert sum(found.arrivals for found in stale.classes.values()) == 0
+    fresh, _ = assemble(ledger("w", 160.0, arrivals=70), "m", ONE, 160.0, memory, limit_s=6.0)
+    assert (fresh.classes["medium"].arrivals, fresh.window_s) == (60, 60.0)
+
+
+def test_scrapes_that_fail_stretch_the_window_over_what_the_counters_cover() -> None:
+    _, memory = assemble(ledger("w", 100.0, arrivals=10), "m", ONE, 100.0, Memory(), limit_s=6.0)
+    for i in range(1, 7):
+        _, memory = assemble([], "m", ONE, 100.0 + 5 * i, memory, limit_s=6.0)
+    found, _ = assemble(ledger("w", 135.0, arrivals=45), "m", ONE, 135.0, memory, limit_s=6.0)
+    assert (found.classes["medium"].arrivals, found.window_s) == (35, 35.0)
