@@ -66,7 +66,9 @@ class ObjectivesSpec(Part):
     ttft: Duration = Field(default="2s", description="Time to first token, beside what the prompt costs.")
     ttft_per_prompt_token: Duration = Field(default="250us", description="What each prompt token may add to it.")
     tpot: Duration = Field(default="50ms", description="Time per output token.")
-    max_queue: Duration = Field(default="10s", description="Longest wait before a request is refused.")
+    max_queue: Duration = Field(
+        default="10s", description="Longest wait before a request is refused; not enforced yet."
+    )
     attainment_percent: int = Field(default=99, ge=50, le=99, description="Share of requests that shall meet them.")
 
 

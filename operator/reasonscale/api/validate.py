@@ -311,6 +311,8 @@ def notes(model: ReasoningModel) -> list[str]:
         if not isinstance(value, str):
             quoted = str(value).lower() if isinstance(value, bool) else value
             found.append(f'spec.engine.args.{name}: in a cluster write it as text: "{quoted}"')
+    if "max_queue" in model.spec.scaling.objectives.model_fields_set:
+        found.append("spec.scaling.objectives.maxQueue: refusing by how long a request would wait is not supported yet")
     if model.spec.replicas is not None and (model.spec.scaling.mode or "Auto") in ("Auto", "Recommend"):
         found.append(
             f"spec.replicas is {model.spec.replicas}; mode {model.spec.scaling.mode or 'Auto'} chooses the number itself and ignores it"

@@ -115,15 +115,16 @@ def _within(settings: ModelSettings, budget: int, most: int | None) -> int:
 
 def _native(settings: ModelSettings, effort: str | None, explicit: int | None) -> str:
     """Return the model's own effort that is nearest to what was asked."""
+    if explicit is not None:
+        wanted = settings.budget_max if explicit == -1 else explicit
+        step = 0 if wanted < settings.budget_default / 2 else 1 if wanted <= settings.budget_default * 2 else 2
+        return settings.native_efforts[min(step, len(settings.native_efforts) - 1)]
     if effort in settings.native_efforts:
         return str(effort)
     if effort in ("none", "minimal"):
         return settings.native_efforts[0]
     if effort in ("xhigh", "max"):
         return settings.native_efforts[-1]
-    if explicit is not None:
-        step = 0 if explicit < settings.budget_default / 2 else 1 if explicit <= settings.budget_default * 2 else 2
-        return settings.native_efforts[min(step, len(settings.native_efforts) - 1)]
     return "medium" if "medium" in settings.native_efforts else settings.native_efforts[0]
 
 
@@ -131,6 +132,10 @@ def _chosen(settings: ModelSettings, effort: str | None, explicit: int | None, m
     """Return the thinking tokens of a request that thinks: as asked, else by its effort, else the default; clamped."""
     if explicit is not None:
         return _within(settings, settings.budget_max if explicit == -1 else explicit, most)
+    if effort == "none" and settings.always:
+        # It can't be switched off: the least that the resource names.
+        least = [n for n in settings.efforts.values() if isinstance(n, int) and n > 0]
+        return _within(settings, min(least, default=settings.budget_default), most)
     wanted = settings.efforts.get(effort) if effort is not None else None
     return _within(settings, wanted if isinstance(wanted, int) else settings.budget_default, most)
 
@@ -198,7 +203,7 @@ def apply(settings: ModelSettings, body: Mapping[str, Any], headers: Mapping[str
         return Applied(out, None, class_of(settings, headers, native, None, True), f"native:{native}")
     if settings.switch == Switch.TEMPLATE and settings.template_key:
         said = kwargs.get(settings.template_key)
-        off = effort == "none" or explicit == 0 or (said is False and effort is None and explicit is None)
+        off = explicit == 0 if explicit is not None else effort == "none" or (said is False and effort is None)
         if off and not settings.always:
             out["chat_template_kwargs"] = kwargs | {settings.template_key: False}
             return Applied(out, None, class_of(settings, headers, None, None, False), "off")

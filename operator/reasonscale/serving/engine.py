@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
 from collections import OrderedDict
@@ -166,15 +165,16 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
         # vLLM forces the end marks as the budget's last tokens.
         exhausted = budget is not None and tracker.reasoning_tokens >= budget - len(self._end_ids) >= 0
         result = self.ledger.finish(key, time.time(), ended=ended, exhausted=exhausted)
+        if not self.ledger.rows:
+            self.sums.idle()  # after an abort no step may follow that would say so
         if result is not None:
             # The choices of a request have one prompt.
             self._results[key] = result if index == 0 else replace(result, prompt_tokens=0)
-            while len(self._results) > 4096:
-                self._results.popitem(last=False)
 
     def _plain_id(self, rid: str) -> str:
         """Return the id that a request came with from the id of one of its prompts in the engine."""
-        plain = rid.removeprefix("chatcmpl-").removeprefix("cmpl-")
+        # One prefix is the engine's; what follows may look like one, and is the client's.
+        plain = rid.removeprefix("chatcmpl-") if rid.startswith("chatcmpl-") else rid.removeprefix("cmpl-")
         return plain if plain in self._classes else plain.rsplit("-", 1)[0]
 
     def _class_of(self, rid: str) -> str:
@@ -247,6 +247,7 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
             self._classes.pop(plain, None)
             self._most.pop(plain, None)
             self._arriving.discard(plain)
+            self._counts(rid)  # an aborted request's are nobody's
 
     def _piece(self, rid: str, event: str) -> tuple[str, Any] | None:
         if event.startswith("data: [DONE]"):
@@ -310,10 +311,3 @@ def _think_ids(client: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     vocab = tokenizer.get_vocab()
     ids = [vocab.get(mark) for mark in ("<think>", "</think>")]
     return ((ids[0],) if ids[0] is not None else ()), ((ids[1],) if ids[1] is not None else ())
-
-
-async def every(interval_s: float, do: Any) -> None:
-    """Call `do` again and again until cancelled; a failure is logged by its owner, never silences the clock."""
-    while True:
-        do()
-        await asyncio.sleep(interval_s)

@@ -47,8 +47,11 @@ def rewrite_event(event: str, names: Sequence[str], hidden: bool, reasoning_toke
         return (ERROR, event)
     kinds = [
         _fields(choice["delta"], names, hidden)
-        for choice in data.get("choices", [])
         if isinstance(choice.get("delta"), dict)
+        else ANSWER
+        if choice.get("text")  # a text completion
+        else OTHER
+        for choice in data.get("choices", [])
     ]
     _usage(data, reasoning_tokens)
     kind = ANSWER if ANSWER in kinds else REASONING if REASONING in kinds else OTHER

@@ -88,6 +88,18 @@ def test_mode_always_keeps_the_chain_on_whatever_the_client_says() -> None:
     assert applied.budget == 1000
 
 
+def test_mode_always_gives_the_least_effort_to_a_client_that_wants_none() -> None:
+    always = replace(QWEN, always=True)
+    applied = apply(always, chat(reasoning_effort="none"), {})
+    assert applied.body["chat_template_kwargs"] == {"enable_thinking": True}
+    assert applied.budget == min(n for n in QWEN.efforts.values() if isinstance(n, int) and n > 0)
+
+
+def test_an_explicit_budget_wins_over_an_effort_of_none() -> None:
+    applied = apply(QWEN, chat(reasoning_effort="none", thinking_token_budget=500), {})
+    assert applied.budget == 500
+
+
 def test_a_family_that_always_thinks_cannot_be_told_that_it_does_not() -> None:
     # The parser of such a family would hand the chain on as the answer.
     applied = apply(R1, chat(chat_template_kwargs={"enable_thinking": False, "thinking": False, "x": 1}), {})

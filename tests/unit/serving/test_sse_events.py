@@ -78,3 +78,12 @@ def test_what_is_no_delta_passes_unchanged() -> None:
     assert events.rewrite_event(events.DONE, BOTH, True, 0) == (events.OTHER, events.DONE)
     error = 'data: {"error": {"message": "m", "code": 500}}\n\n'
     assert events.rewrite_event(error, BOTH, False, 0) == (events.ERROR, error)
+
+
+def test_a_text_completion_s_tokens_are_the_answer() -> None:
+    found = events.rewrite_event('data: {"choices": [{"index": 0, "text": "hello"}]}\n\n', BOTH, False, 0)
+    assert found is not None
+    assert found[0] == events.ANSWER
+    empty = events.rewrite_event('data: {"choices": [{"index": 0, "text": ""}]}\n\n', BOTH, False, 0)
+    assert empty is not None
+    assert empty[0] == events.OTHER
