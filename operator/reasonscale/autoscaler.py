@@ -148,10 +148,15 @@ class Autoscaler:
 class RecordFile:
     """A listener that writes whole records, one JSON object a line, from which every decision can be replayed."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("w", encoding="utf-8")
+    def __init__(self, path: Path, most_bytes: int = 256 * 1024 * 1024) -> None:
+        self._path, self._most = path, most_bytes
+        self._file = path.open("a", encoding="utf-8")
 
     def __call__(self, record: Record) -> None:
+        if self._file.tell() > self._most:  # the one before is kept
+            self._file.close()
+            self._path.replace(self._path.with_name(self._path.name + ".1"))
+            self._file = self._path.open("a", encoding="utf-8")
         self._file.write(json.dumps(to_json(record), separators=(",", ":")) + "\n")
         self._file.flush()
 

@@ -177,3 +177,16 @@ async def test_every_number_of_a_decision_is_a_gauge_and_unknown_is_not_zero():
     assert owed != owed
     assert read("reasonscale_signals_fresh") == 0
     assert read("reasonscale_decision_problems_total") == 1
+
+
+async def test_a_record_file_goes_on_where_it_was_and_keeps_the_one_before_when_it_is_full(tmp_path):
+    path = tmp_path / "decisions.jsonl"
+    path.write_text("first\n")
+    writer = RecordFile(path)
+    writer.close()
+    assert path.read_text() == "first\n"
+    full = RecordFile(path, most_bytes=3)
+    await loop_of(Cluster(), listeners=[full]).tick()
+    full.close()
+    assert (tmp_path / "decisions.jsonl.1").read_text() == "first\n"
+    assert len(read_records(path)) == 1

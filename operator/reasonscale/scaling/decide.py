@@ -43,7 +43,7 @@ def decide(seen: Observation, policy: Policy, state: State) -> tuple[Decision, S
         message = f"{message}; {choice.wanted} replicas wanted, maxReplicas is {policy.max_replicas}"
     elif target != choice.target:
         message = f"{message}; bounds {policy.min_replicas} to {policy.max_replicas}"
-    if target < seen.fleet.target:
+    if target < seen.fleet.target and policy.mode is not Mode.RECOMMEND:
         after = replace(after, last_down=seen.time)
     return _decision(seen, policy, target, reason, message, outlook.numbers, limited), after
 

@@ -160,7 +160,7 @@ def look(seen: Observation, policy: Policy, state: State) -> Outlook:
     soon = points[times.index(LOOK_S)]
     trend = judge(state.trend, seen.time, running + waiting, tpot_s)
     points = [_outgrown(point, trend.factor(point.after_s)) for point in points]
-    trend = expect(trend, Check(seen.time + LOOK_S, soon.inflight, (soon.inflight_high - soon.inflight) / z, tpot_s))
+    trend = expect(trend, Check(seen.time + LOOK_S, soon.inflight, tpot_s))
     at = points[times.index(horizon)]
     rate = sum(load.rate.per_s for load in loads)
     prefill_share = sum(load.rate.per_s * (load.rate.prompt_tokens or 0.0) for load in loads) * step.d

@@ -60,10 +60,6 @@ class State:
         """Return the state of a loop that has seen nothing."""
         return State()
 
-    def with_start(self, seconds: float) -> State:
-        """Return the state with one more measured time from order to ready."""
-        return replace(self, starts_s=(*self.starts_s, seconds)[-MOST_STARTS:])
-
 
 def start_time_s(state: State, policy: Policy) -> float:
     """Return how long a replica takes from order to ready: the p90 of those measured, until then the prior."""

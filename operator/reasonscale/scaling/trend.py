@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 LOOK_S = 30.0  # how far ahead a forecast is checked
 WINDOW_S = 30.0  # over how long checks are averaged
 LATE_S = 45.0  # a check that nobody looked at in time says nothing
-SURE = 1.0  # standard deviations that are put down to chance
+SURE = 2.0  # standard deviations of a count that are put down to chance
 MOST_LOOKS = 5.0  # an excess is carried on for so many times LOOK_S
 MOST_GROWTH = 2.0
 YOUNG_S = 240.0  # so long after the first look nothing is known well enough for a miss to mean anything
@@ -21,11 +21,10 @@ BIAS_HALF_LIFE_S = 900.0  # what is missed all the time is the model's fault, an
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What was forecast for a moment: requests in flight, and their standard deviation."""
+    """What was forecast for a moment: requests in flight, at a time per token."""
 
     due: float
     inflight: float
-    deviation: float
     tpot_s: float
 
 
@@ -70,7 +69,7 @@ def judge(trend: Trend, now: float, inflight: float, tpot_s: float) -> Trend:
     for check in trend.checks:
         if now - LATE_S < check.due <= now and since <= now - YOUNG_S:
             expected = max(1.0, check.inflight) * max(1.0, tpot_s / check.tpot_s)
-            deviation = (check.deviation**2 + check.inflight + 1.0) ** 0.5
+            deviation = (check.inflight + 1.0) ** 0.5
             excess = inflight / expected - 1.0
             misses.append(Miss(now, excess, deviation / expected))
             bias = keep * bias + (1.0 - keep) * min(excess, MOST_GROWTH)

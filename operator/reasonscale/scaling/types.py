@@ -139,7 +139,6 @@ class Policy:
     start_prior_s: float = 120.0  # order to ready, until measured
     length_prior: Mapping[str, float] = field(default_factory=dict)  # class -> mean output tokens, by family and effort
     length_limit: Mapping[str, float] = field(default_factory=dict)  # class -> most tokens a request can make
-    idle_to_zero_s: float | None = None  # scaleToZero.after
     tick_s: float = 5.0
 
 

@@ -180,9 +180,7 @@ def test_starts_are_measured_from_the_fleet_and_their_p90_is_the_horizon():
     assert world.state.starts_s
     assert all(20.0 <= s <= 25.0 for s in world.state.starts_s)
     assert world.decisions[-1].numbers.horizon_s == pytest.approx(start_time_s(world.state, POLICY) + POLICY.tick_s)
-    ten = State.new()
-    for s in range(1, 11):
-        ten = ten.with_start(float(s))
+    ten = replace(State.new(), starts_s=tuple(float(s) for s in range(1, 11)))
     assert start_time_s(ten, POLICY) == 9.0
     assert start_time_s(State.new(), POLICY) == POLICY.start_prior_s
 
@@ -198,3 +196,19 @@ def test_an_empty_fleet_of_an_unknown_engine_is_decided_on_without_an_error():
     world.ready = 0
     assert world.fleet() == Fleet(1, 0)
     assert 1 <= world.tick(medium=counts(waiting=5.0, arrivals=5.0)).target <= 8
+
+
+def test_a_recommendation_to_go_down_stands_until_the_load_changes():
+    rates = Rates(down_stable_s=20.0, down_interval_s=30.0)
+    world = World(replace(POLICY, mode=Mode.RECOMMEND, rates=rates))
+    world.target = world.ready = 3
+    for _ in range(40):
+        world.tick(medium=counts({128: 1.0}, arrivals=0.0))
+    said = [d.target for d in world.decisions]
+    assert said[-1] == 2
+    assert 3 not in said[said.index(2) :]
+
+
+def test_an_attainment_of_a_half_is_decided_for_too():
+    world = World(replace(POLICY, objectives=replace(POLICY.objectives, attainment=0.5)))
+    assert world.tick(medium=counts({128: 4.0}, arrivals=1.0)).target >= 1

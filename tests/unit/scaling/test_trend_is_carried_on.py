@@ -13,7 +13,7 @@ def run(inflight_of, forecast_of, until=900.0, tpot_of=lambda t: 0.04) -> Trend:
     trend, t = Trend(), 0.0
     while t <= until:
         trend = judge(trend, t, inflight_of(t), tpot_of(t))
-        trend = expect(trend, Check(t + LOOK_S, forecast_of(t), 5.0, tpot_of(t)))
+        trend = expect(trend, Check(t + LOOK_S, forecast_of(t), tpot_of(t)))
         t += 5.0
     return trend
 
@@ -53,6 +53,6 @@ def test_the_factor_is_never_below_one_nor_without_bound(inflight, after):
     trend = Trend()
     for i, count in enumerate(inflight):
         trend = judge(trend, 5.0 * i, count, 0.04)
-        trend = expect(trend, Check(5.0 * i + LOOK_S, count, 3.0, 0.04))
+        trend = expect(trend, Check(5.0 * i + LOOK_S, count, 0.04))
     assert 1.0 <= trend.factor(after) <= 1.0 + MOST_GROWTH
     assert trend.factor(0.0) == 1.0
