@@ -34,7 +34,7 @@ AIM = 0.99
 QUICK = ("cot-shift", "math-heavy", "rag")
 SYNTHETIC = ("cot-shift", "math-heavy", "rag", "agents", "flash-crowd", "r1-day")
 REAL = ("r1-0-12h", "m-small-r1", "azure-r1")
-TUNE = ("cot-shift", "math-heavy", "rag", "agents", "r1-0-3h")
+TUNE = ("cot-shift", "math-heavy", "rag", "r1-1-2h")
 RESULTS = Path("bench/results")
 TUNED = Path("bench/tuned.json")
 
@@ -103,20 +103,8 @@ def one(job: Job) -> dict[str, Any]:
     elif policy == "clairvoyant":
         found = bounds.clairvoyant(work, profile, options).to_json()
     elif policy == "static-peak":
-        low, high = 1, 8
-        runs = {}
-
-        def at(n: int) -> Any:
-            if n not in runs:
-                runs[n] = run(work, profile, policies.make(f"static:{n}", setting_of(work, profile, options)), options)
-            return runs[n]
-
-        while at(high).attainment < AIM and high < 1024:
-            low, high = high, 2 * high
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if at(middle).attainment >= AIM else (middle, high)
-        found = at(high).to_json() | {"policy": "static-peak", "replicas": high}
+        number, best = bounds.static_peak(work, profile, options, AIM)
+        found = best.to_json() | {"policy": "static-peak", "replicas": number}
     else:
         made = policies.make(policy, setting_of(work, profile, options), json.loads(params))
         found = run(work, profile, made, options).to_json()
@@ -169,7 +157,7 @@ def tune(data: str) -> None:
         policy: [json.dumps(dict(zip(grid, values, strict=True))) for values in product(*grid.values())]
         for policy, grid in GRIDS.items()
     }
-    jobs: list[Job] = [(t, p, params, 120.0, 1, data) for t in names for p, rows in points.items() for params in rows]
+    jobs: list[Job] = [(t, p, params, 120.0, 1, data) for p, rows in points.items() for t in names for params in rows]
     rows = do(jobs, RESULTS / "autoscalers-tune.jsonl")
     found = {(r["trace"], r["named"], json.dumps(r["params"])): r for r in rows}
     chosen, report = {}, {}

@@ -1,7 +1,8 @@
 """What the whole stack (proxy, ingress, router, ledger) costs against a bare vLLM: `python -m bench.tax`.
 
 Both serve the bundled model with the same arguments, and take turns under the same closed-loop load (bare, stack, stack,
-bare, ...), so that a drift of the machine falls on both. `--pace-ms` holds both engines to a step time: then cores are
+bare, ...), so that a drift of the machine falls on both. Then each is sent single short requests with pauses between, in
+turns: the time to first token where cores are free. `--pace-ms` holds both engines to a step time: then cores are
 free, as beside a GPU. Without it the engine and the stack share the cores, and the tax is an upper bound.
 """
 
@@ -17,7 +18,22 @@ from statistics import mean, median
 from typing import Any
 
 from bench.forecast import header
-from bench.stack import Round, bare, load, stack
+from bench.stack import NUMBERS, Round, bare, load, stack
+
+from reasonscale.demo import tasks
+from reasonscale.load.client import percentile, send
+from reasonscale.load.trace import Planned
+
+
+async def alone(url: str, name: str, requests: int) -> list[float]:
+    """Return the times to first token of single requests, the first two left out as warm-up."""
+    found = []
+    for i in range(requests + 2):
+        planned = Planned(0.0, tasks.collatz_task(NUMBERS[i]).question, None, max_tokens=12)
+        outcomes = await send(url, name, [planned])
+        found += [o.ttft_s for o in outcomes if o.ttft_s is not None]
+        await asyncio.sleep(0.2)
+    return found[2:]
 
 
 async def measure(pace_ms: float, pairs: int, at_once: int, requests: int) -> dict[str, Any]:
@@ -34,6 +50,10 @@ async def measure(pace_ms: float, pairs: int, at_once: int, requests: int) -> di
                     found = await load(urls[side], name, at_once=at_once, requests=requests)
                     sides[side].append(found)
                     print(f"{side:>5}: {found.to_json()}", file=sys.stderr)
+            single: dict[str, list[float]] = {"bare": [], "stack": []}
+            for side in ("bare", "stack", "stack", "bare"):
+                single[side] += await alone(urls[side], name, 12)
+    idle = {side: round(1000 * (percentile(times, 0.5) or 0.0), 1) for side, times in single.items()}
     ratios = [s.tokens_per_s / b.tokens_per_s for b, s in zip(sides["bare"], sides["stack"], strict=True)]
     return {
         "pace_ms": pace_ms,
@@ -44,6 +64,8 @@ async def measure(pace_ms: float, pairs: int, at_once: int, requests: int) -> di
         "ttft_p50_added_ms": round(
             1000 * (median(r.ttft_p50_s for r in sides["stack"]) - median(r.ttft_p50_s for r in sides["bare"])), 2
         ),
+        "ttft_p50_alone_ms": idle,
+        "ttft_p50_added_alone_ms": round(idle["stack"] - idle["bare"], 1),
         "failed": sum(r.failed for rounds in sides.values() for r in rounds),
     }
 
@@ -63,7 +85,10 @@ def main() -> int:
     command = f"python -m bench.tax --pace-ms {args.pace_ms:g} --pairs {args.pairs} --at-once {args.at_once} --requests {args.requests}"
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps({"header": header(command), **found}, indent=2) + "\n")
-    print(f"throughput tax {found['throughput_tax_percent']} %, TTFT p50 +{found['ttft_p50_added_ms']} ms; {args.out}")
+    print(
+        f"throughput tax {found['throughput_tax_percent']} %, TTFT p50 +{found['ttft_p50_added_alone_ms']} ms alone,"
+        f" +{found['ttft_p50_added_ms']} ms under load; {args.out}"
+    )
     return 1 if found["failed"] else 0
 
 

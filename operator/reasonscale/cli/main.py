@@ -24,6 +24,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "reasonscale.cli.simulate:simulate",
         "Run a trace through a model of the fleet: which GPUs, which latency, by policy.",
     ),
+    "plan": ("reasonscale.cli.plan:plan", "How many GPUs a resource needs, what a replica gives, and a trace on it."),
     "render": ("reasonscale.cli.render:render", "Print what resources become in a cluster, as manifests."),
     "operator": (
         "reasonscale.cli.operator:operator",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from reasonscale.simulator.engine import Floats
-from reasonscale.simulator.policies.base import Policy, Setting, View
+from reasonscale.simulator.policies.base import Policy, Setting, Static, View
 from reasonscale.simulator.profile import Profile
 from reasonscale.simulator.run import Options, Outcome, run, setting_of
 from reasonscale.simulator.workload import Workload
@@ -117,6 +117,28 @@ def clairvoyant(
             low, high = (low, middle) if meets(middle, hold_s) else (middle, high)
     good = [found for found in runs if found.attainment >= aim]
     return min(good, key=lambda found: found.gpu_hours) if good else max(runs, key=lambda found: found.attainment)
+
+
+def static_peak(work: Workload, profile: Profile, options: Options, aim: float = 0.99) -> tuple[int, Outcome]:
+    """Return the smallest constant number of replicas that meets `aim` over the whole trace, and its run.
+
+    Where even `max_replicas` does not, that number.
+    """
+    runs: dict[int, Outcome] = {}
+    setting = setting_of(work, profile, options)
+
+    def at(n: int) -> Outcome:
+        if n not in runs:
+            runs[n] = run(work, profile, Static(setting, {"replicas": n}), options)
+        return runs[n]
+
+    low, high = options.min_replicas - 1, min(options.max_replicas, max(options.min_replicas, 8))
+    while high < options.max_replicas and at(high).attainment < aim:
+        low, high = high, min(options.max_replicas, 2 * high)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if at(middle).attainment >= aim else (middle, high)
+    return high, at(high)
 
 
 def bound_json(work: Workload, profile: Profile, options: Options) -> dict[str, Any]:

@@ -26,7 +26,6 @@ OTHER: Final = "other"
 MOST_TOKENS: Final = 10_000_000
 WINDOW_S: Final = 600.0  # of ServeGen's arrivals
 SEGMENT_S: Final = 21_600.0  # of its lengths
-BAD_SHOWN: Final = 5
 NOBODY: Final = -1
 
 
