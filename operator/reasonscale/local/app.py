@@ -10,7 +10,7 @@ from pathlib import Path
 
 from reasonscale.api.resolve import Resolved
 from reasonscale.autoscaler import Autoscaler, Record, RecordFile
-from reasonscale.local.ray_node import RayNode, attach_ray, start_ray
+from reasonscale.local.ray_node import RayNode, attach_ray, port_taken, start_ray
 from reasonscale.local.serve_api import AppState, ServeActuator, ServeApi, ServeError
 from reasonscale.scaling.policy import policy_of
 from reasonscale.scaling.types import Freshness, Policy
@@ -47,7 +47,7 @@ class LocalApp:
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}:{self.port}"
+        return f"http://{'127.0.0.1' if self.host == '0.0.0.0' else self.host}:{self.port}"
 
     @property
     def access_log(self) -> Path:
@@ -70,6 +70,8 @@ class LocalApp:
             raise StartFailed(
                 f"that Ray serves {', '.join(others)} already, which deploying would take away: use another Ray"
             )
+        if not self._node.owned:
+            await self._take_address()
         short = next((m for m in self.models if 0 < self._node.gpus < m.gpus_per_replica), None)
         if short is not None:
             raise StartFailed(
@@ -87,6 +89,17 @@ class LocalApp:
         )
         await self._wait_until_running(max(m.start_timeout_s for m in self.models))
         self._make_loops(app["name"], replicas)
+
+    async def _take_address(self) -> None:
+        """Take over where the Serve of others listens, if it runs: it stays there, whatever a config says."""
+        assert self._api is not None
+        there = await self._api.listens_at()
+        if there is None:
+            if port_taken(self.host, self.port):
+                raise StartFailed(f"port {self.port} is taken already; choose another with --port")
+        elif there != (self.host, self.port):
+            self.say(f"that Ray's Serve listens at {there[0]}:{there[1]} already and stays there")
+            self.host, self.port = there
 
     async def _wait_until_running(self, timeout_s: float) -> None:
         assert self._api is not None

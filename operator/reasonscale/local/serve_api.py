@@ -59,23 +59,33 @@ class ServeApi:
             await self._put(config)
 
     async def _put(self, config: Mapping[str, Any]) -> None:
-        await self._call("PUT", json=dict(config))
+        # Kept before it is sent: Serve may have taken what was cut off before its answer came.
         self.config = copy.deepcopy(dict(config))
+        await self._call("PUT", json=self.config)
 
     async def set_replicas(self, app: str, deployment: str, replicas: int) -> None:
         """Change one deployment's number, in place: running replicas are not touched."""
         async with self._changing:
-            config = copy.deepcopy(self.config)
+            before, config = self.config, copy.deepcopy(self.config)
             for application in config["applications"]:
                 if application["name"] == app:
                     for entry in application["deployments"]:
                         if entry["name"] == deployment:
                             entry["num_replicas"] = replicas
-            await self._put(config)
+            try:
+                await self._put(config)
+            except ServeError:
+                self.config = before  # else another model's change would carry what was refused
+                raise
 
     async def applications(self) -> list[str]:
         """Return the names of the applications that Serve has."""
         return sorted((await self._call("GET")).json().get("applications", {}))
+
+    async def listens_at(self) -> tuple[str, int] | None:
+        """Return host and port of Serve's proxy, which stay as long as Serve runs; None where it does not run yet."""
+        options = (await self._call("GET")).json().get("http_options")
+        return (str(options["host"]), int(options["port"])) if options else None
 
     async def remove_all(self) -> None:
         """Take every application of the config away; their running requests end as their drain allows."""
