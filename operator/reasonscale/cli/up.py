@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import signal
+import socket
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +20,7 @@ if TYPE_CHECKING:
     from reasonscale.local.app import LocalApp
 
 STATUS_PORT = 8787
+LOG = "reasonscale.log"
 
 
 def up(
@@ -34,7 +40,7 @@ def up(
     ray
         Attach to a Ray that runs already (host:port) instead of starting one; nothing of it is stopped.
     log_dir
-        Folder for decisions.jsonl and access.jsonl.
+        Folder for decisions.jsonl, access.jsonl and reasonscale.log.
     status_port
         Port on 127.0.0.1 of /status (for `reasonscale top`) and /metrics.
     plain
@@ -43,12 +49,42 @@ def up(
     return asyncio.run(_up(files, host, port, ray, log_dir, status_port, plain))
 
 
-def _check(files: tuple[Path, ...], host: str, ports: list[int], err: Console) -> list[Any] | None:
+def _where(host: str, port: int, status_port: int, attach: bool, log_dir: Path) -> Iterator[str]:
+    """Yield what is wrong with where `up` shall listen and write."""
+    from reasonscale.local.ray_node import port_taken
+
+    for name, number, least in (("--port", port, 1), ("--status-port", status_port, 0)):
+        if not least <= number <= 65535:
+            yield f"{name} was {number}; must lie between {least} and 65535"
+            return
+    if port == status_port:
+        yield f"--port and --status-port were both {port}; they must differ"
+    try:
+        address = socket.getaddrinfo(host or "-", port, socket.AF_INET, socket.SOCK_STREAM)[0][4][0]
+        if not attach:
+            with socket.socket() as s:
+                s.bind((address, 0))
+    except (OSError, UnicodeError):
+        yield f"--host was {host!r}; must be an IPv4 address of this machine, or a name that has one"
+        return
+    # A Ray that runs already may hold the port itself: `start` looks, once it has asked.
+    if not attach and port_taken(host, port):
+        yield f"port {port} is taken already; choose another with --port"
+    if status_port and port_taken("127.0.0.1", status_port):
+        yield f"port {status_port} is taken already; choose another with --status-port"
+    try:
+        log_dir.mkdir(parents=True, exist_ok=True)
+        if not os.access(log_dir, os.W_OK | os.X_OK):
+            raise PermissionError(0, "Permission denied")
+    except OSError as error:
+        yield f"--log-dir was {log_dir}; it can't be written to: {error.strerror}"
+
+
+def _check(files: tuple[Path, ...], err: Console) -> list[Any] | None:
     """Return the resolved models, or None after having said what is wrong."""
     from reasonscale.api.load import load_models
     from reasonscale.api.resolve import resolve
     from reasonscale.api.validate import InvalidResource, notes
-    from reasonscale.local.ray_node import port_taken
 
     if not files:
         err.print("up: name at least one file, such as examples/micro-reasoner.yaml")
@@ -59,11 +95,11 @@ def _check(files: tuple[Path, ...], host: str, ports: list[int], err: Console) -
             for model in load_models(file):
                 resolved.append(resolve(model, file.parent))
                 for note in notes(model):
-                    err.print(f"note: {note}", markup=False)
+                    err.print(f"note: {note}")
         except InvalidResource as error:
             bad = True
             for problem in error.problems:
-                err.print(f"{file}: {problem}", markup=False)
+                err.print(f"{file}: {problem}")
     names = [m.served_name for m in resolved]
     for name in {n for n in names if names.count(n) > 1}:
         bad = True
@@ -71,44 +107,75 @@ def _check(files: tuple[Path, ...], host: str, ports: list[int], err: Console) -
     for m in resolved:
         if not m.model_source.startswith("/") and not bad:
             err.print(f"note: {m.served_name} is fetched from {m.model_source} when its engine starts")
-    for port in ports:
-        if port and port_taken(host, port):
-            bad = True
-            err.print(f"up: port {port} is taken already; choose another with --port or --status-port")
     return None if bad else resolved
+
+
+@contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """Let warnings go to a file: on a terminal they would tear the live view apart."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logging.getLogger().addHandler(handler)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        logging.getLogger().removeHandler(handler)
+        handler.close()
 
 
 async def _up(
     files: tuple[Path, ...], host: str, port: int, ray: str | None, log_dir: Path, status_port: int, plain: bool
 ) -> int:
-    out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
-    models = _check(files, host, [port, status_port], err)
-    if models is None:
+    out = Console(highlight=False, soft_wrap=True, markup=False)
+    err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+    models = _check(files, err)
+    wrong = list(_where(host, port, status_port, ray is not None, log_dir)) if files else []
+    for problem in wrong:
+        err.print(f"up: {problem}")
+    if models is None or wrong:
         return 2
     from reasonscale.local.app import LocalApp, ServeError, StartFailed
 
-    app = LocalApp(models, host, port, log_dir, say=lambda text: out.print(text, markup=False))
+    app = LocalApp(models, host, port, log_dir, say=out.print)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    try:
-        starting = asyncio.create_task(app.start(ray))
-        await asyncio.wait([starting, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
-        if not starting.done():
-            starting.cancel()
-            return 130
-        await starting
-        await serve(app, stop, status_port, out, live=out.is_terminal and not plain)
-    except (StartFailed, ServeError, ConnectionError) as error:
-        err.print(f"up: {error}", markup=False)
-        return 1
-    finally:
+
+    def listen() -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
-        await app.stop()
-        out.print("stopped")
-    return 0
+            loop.add_signal_handler(number, stop.set)
+
+    code = 0
+    with _logged(log_dir / LOG):
+        listen()
+        try:
+            starting = asyncio.create_task(app.start(ray))
+            stopping = asyncio.create_task(stop.wait())
+            await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            if starting.done():
+                await starting
+                listen()  # what was started may have put handlers of its own
+                await serve(app, stop, status_port, out, live=out.is_terminal and not plain)
+            else:
+                starting.cancel()
+                await asyncio.gather(starting, return_exceptions=True)
+                code = 130
+        except (StartFailed, ServeError, ConnectionError) as error:
+            err.print(f"up: {error}")
+            code = 1
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+            try:
+                await app.stop()
+            except ServeError as error:
+                err.print(f"up: what was deployed could not be taken away again: {error}")
+                code = 1
+            out.print("stopped")
+    return code
 
 
 async def serve(app: LocalApp, stop: asyncio.Event, status_port: int, out: Console, *, live: bool) -> None:
@@ -118,6 +185,7 @@ async def serve(app: LocalApp, stop: asyncio.Event, status_port: int, out: Conso
 
     from reasonscale.autoscaler import Record
     from reasonscale.autoscaler_metrics import DecisionMetrics
+    from reasonscale.local.app import StartFailed
     from reasonscale.local.status import model_status, view
     from reasonscale.local.status import plain as plain_line
     from reasonscale.local.status_server import StatusServer
@@ -132,18 +200,21 @@ async def serve(app: LocalApp, stop: asyncio.Event, status_port: int, out: Conso
             text = f"{time.strftime('%H:%M:%S')} {record.model} {record.decision.reason}: {record.decision.message}"
             events.append(text)
             if not live:
-                out.print(text, markup=False)
+                out.print(text)
         if not live and time.monotonic() - told.get(record.model, 0) >= 10:
             told[record.model] = time.monotonic()
-            out.print(time.strftime("%H:%M:%S ") + plain_line(model_status(record)), markup=False)
+            out.print(time.strftime("%H:%M:%S ") + plain_line(model_status(record)))
 
     for scaler in app.autoscalers.values():
         scaler.listen(metrics)
         scaler.listen(event)
     server = StatusServer(registry, lambda: [model_status(r) for r in app.records.values()])
-    await server.start(status_port)
-    out.print(f"ready: OpenAI API at {app.url}/v1, status and metrics at http://127.0.0.1:{server.port}", markup=False)
-    out.print(f"try:   reasonscale chat --url {app.url} '347+85'", markup=False)
+    try:
+        await server.start(status_port)
+    except OSError as error:  # taken while the engines started
+        raise StartFailed(f"can't listen on port {status_port} for /status: {error.strerror}") from None
+    out.print(f"ready: OpenAI API at {app.url}/v1, status and metrics at http://127.0.0.1:{server.port}")
+    out.print(f"try:   reasonscale chat --url {app.url} '347+85'")
     app.run_loops()
     title = f"reasonscale  {app.url}/v1"
     try:
