@@ -13,7 +13,7 @@ from reasonscale.scaling.curve import LONGEST_TOKENS, MIDDLES, Curve
 from reasonscale.scaling.forecast import ClassLoad, Point, forecast, owed_tokens
 from reasonscale.scaling.state import State, start_time_s
 from reasonscale.scaling.survival import curve_of, evidence, prior_hazards, ratios
-from reasonscale.scaling.trend import LOOK_S, Check, Trend, expect, judge
+from reasonscale.scaling.trend import LOOK_S, Trend, expect, judge
 from reasonscale.scaling.types import ClassCounts, Numbers, Observation, Policy
 
 MEAN_PRIOR_TOKENS = 1000.0
@@ -158,11 +158,12 @@ def look(seen: Observation, policy: Policy, state: State) -> Outlook:
     z = NormalDist().inv_cdf(min(0.999, max(0.5, policy.objectives.attainment)))
     points = forecast(loads, times, tpot_s, z, seated)
     soon = points[times.index(LOOK_S)]
-    trend = judge(state.trend, seen.time, running + waiting, tpot_s)
-    points = [_outgrown(point, trend.factor(point.after_s)) for point in points]
-    trend = expect(trend, Check(seen.time + LOOK_S, soon.inflight, tpot_s))
-    at = points[times.index(horizon)]
     rate = sum(load.rate.per_s for load in loads)
+    arrived = sum(counts.arrivals for counts in seen.classes.values())
+    trend = judge(state.trend, seen.time, running + waiting, tpot_s, arrived)
+    points = [_outgrown(point, trend.factor(point.after_s)) for point in points]
+    trend = expect(trend, seen.time + LOOK_S, soon.inflight, tpot_s, rate)
+    at = points[times.index(horizon)]
     prefill_share = sum(load.rate.per_s * (load.rate.prompt_tokens or 0.0) for load in loads) * step.d
 
     def need_at(point: Point) -> float:

@@ -1,8 +1,8 @@
 """Whether the forecast has been falling behind, and how far: growth that it does not know of, carried on to the horizon.
 
-Each forecast is held against what came half a minute later. A curve learnt from yesterday's chains, or a rate of
-arrivals that is still rising, shows itself there first: more requests are in flight than could have been expected, and
-more than chance explains. That excess is a speed, and goes on while the next replica starts.
+Each forecast is held against what came half a minute later. A curve learnt from yesterday's chains shows itself there
+first: more requests are in flight than could have been expected, more than chance explains, and not because more of them
+came (the rate of arrivals is followed by itself). That excess is a speed, and goes on while the next replica starts.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ BIAS_HALF_LIFE_S = 900.0  # what is missed all the time is the model's fault, an
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What was forecast for a moment: requests in flight, at a time per token."""
+    """What was forecast for a moment: requests in flight, at a time per token and a rate of arrivals."""
 
     due: float
     inflight: float
     tpot_s: float
+    rate: float  # requests/s
+    came: float  # requests that had come when it was made
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class Trend:
 
     checks: tuple[Check, ...] = ()
     misses: tuple[Miss, ...] = ()
+    came: float = 0.0  # requests, since the first look
     bias: float = 0.0
     judged: float | None = None
     since: float | None = None
@@ -61,21 +64,26 @@ class Trend:
         return 1.0 + min(MOST_GROWTH, self.growth() * min(after_s / LOOK_S, MOST_LOOKS))
 
 
-def judge(trend: Trend, now: float, inflight: float, tpot_s: float) -> Trend:
-    """Return the trend after `inflight` requests were seen. Time per token cancels out: slow engines are no growth."""
+def judge(trend: Trend, now: float, inflight: float, tpot_s: float, arrivals: float) -> Trend:
+    """Return the trend after `inflight` requests were seen and `arrivals` came.
+
+    Time per token cancels out, since slow engines are no growth; and so do more arrivals than were forecast.
+    """
+    came = trend.came + arrivals
     since = now if trend.since is None else trend.since
     misses, bias = [m for m in trend.misses if m.time > now - WINDOW_S], trend.bias
     keep = 1.0 if trend.judged is None else 0.5 ** (max(0.0, now - trend.judged) / BIAS_HALF_LIFE_S)
     for check in trend.checks:
         if now - LATE_S < check.due <= now and since <= now - YOUNG_S:
-            expected = max(1.0, check.inflight) * max(1.0, tpot_s / check.tpot_s)
+            more = max(0.0, came - check.came - check.rate * (now - check.due + LOOK_S))
+            expected = (max(1.0, check.inflight) + more) * max(1.0, tpot_s / check.tpot_s)
             deviation = (check.inflight + 1.0) ** 0.5
             excess = inflight / expected - 1.0
             misses.append(Miss(now, excess, deviation / expected))
             bias = keep * bias + (1.0 - keep) * min(excess, MOST_GROWTH)
-    return Trend(tuple(c for c in trend.checks if c.due > now), tuple(misses), bias, now, since)
+    return Trend(tuple(c for c in trend.checks if c.due > now), tuple(misses), came, bias, now, since)
 
 
-def expect(trend: Trend, check: Check) -> Trend:
+def expect(trend: Trend, due: float, inflight: float, tpot_s: float, rate: float) -> Trend:
     """Return the trend with one more forecast under way."""
-    return replace(trend, checks=(*trend.checks, check))
+    return replace(trend, checks=(*trend.checks, Check(due, inflight, tpot_s, rate, trend.came)))

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reasonscale.scaling.trend import LOOK_S, MOST_GROWTH, YOUNG_S, Check, Trend, expect, judge
+from reasonscale.scaling.trend import LOOK_S, MOST_GROWTH, YOUNG_S, Trend, expect, judge
 
 
-def run(inflight_of, forecast_of, until=900.0, tpot_of=lambda t: 0.04) -> Trend:
+def run(inflight_of, forecast_of, until=900.0, tpot_of=lambda t: 0.04, arrivals_of=lambda t: 10.0) -> Trend:
     trend, t = Trend(), 0.0
     while t <= until:
-        trend = judge(trend, t, inflight_of(t), tpot_of(t))
-        trend = expect(trend, Check(t + LOOK_S, forecast_of(t), tpot_of(t)))
+        trend = judge(trend, t, inflight_of(t), tpot_of(t), arrivals_of(t))
+        trend = expect(trend, t + LOOK_S, forecast_of(t), tpot_of(t), 2.0)
         t += 5.0
     return trend
 
@@ -42,6 +42,13 @@ def test_engines_that_get_slower_are_no_growth():
     assert trend.factor(120.0) == 1.0
 
 
+def test_more_arrivals_than_forecast_are_no_growth_of_chains():
+    # From 600 s on 8 requests/s come, 2 were forecast: the rate of arrivals learns that by itself.
+    burst = lambda t: 10.0 if t < 600.0 else 40.0  # noqa: E731
+    trend = run(lambda t: 400.0 + 6.0 * max(0.0, t - 600.0), lambda t: 400.0, until=630.0, arrivals_of=burst)
+    assert trend.factor(120.0) == 1.0
+
+
 def test_the_first_minutes_prove_nothing():
     trend = run(lambda t: 10.0 * t, lambda t: 10.0 * t, until=YOUNG_S - 5.0)
     assert trend.factor(120.0) == 1.0
@@ -52,7 +59,7 @@ def test_the_first_minutes_prove_nothing():
 def test_the_factor_is_never_below_one_nor_without_bound(inflight, after):
     trend = Trend()
     for i, count in enumerate(inflight):
-        trend = judge(trend, 5.0 * i, count, 0.04)
-        trend = expect(trend, Check(5.0 * i + LOOK_S, count, 0.04))
+        trend = judge(trend, 5.0 * i, count, 0.04, 10.0)
+        trend = expect(trend, 5.0 * i + LOOK_S, count, 0.04, 2.0)
     assert 1.0 <= trend.factor(after) <= 1.0 + MOST_GROWTH
     assert trend.factor(0.0) == 1.0
