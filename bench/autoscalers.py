@@ -187,11 +187,15 @@ def tune(data: str) -> None:
     print(f"{TUNED}: {len(points)} rules, {len(jobs)} runs")
 
 
-def compare(names: list[str], colds: list[float], seeds: list[int], data: str, out: str) -> None:
+def compare(
+    names: list[str], colds: list[float], seeds: list[int], data: str, out: str, only: list[str] | None = None
+) -> None:
     """Run ours, the rivals as shipped and as tuned, and the bounds; write JSON, a table and a plot."""
     settings = tuned()
     variants = [("reasonscale", "{}"), ("static-peak", "{}"), ("clairvoyant", "{}"), ("lower-bound", "{}")]
     variants += [(p, "{}") for p in GRIDS] + [(p, json.dumps(v)) for p, v in settings.items()]
+    if only:
+        variants = [(p, v) for p, v in variants if p in only]
     jobs: list[Job] = [(t, p, v, c, s, data) for t in names for c in colds for s in seeds for p, v in variants]
     rows = do(jobs, RESULTS / f"{out}.jsonl")
     command = f"python -m bench.autoscalers {out.removeprefix('autoscalers-')}"
@@ -228,6 +232,9 @@ def table(rows: list[dict[str, Any]], names: list[str], colds: list[float]) -> s
                     if (r["trace"], r["named"], json.dumps(r["params"]), r["cold_start_s"])
                     == (name, policy, params, cold_s)
                 ]
+                if not mine:
+                    cells.append("")
+                    continue
                 hours = f"{_mean(mine, 'gpu_hours'):.1f} h"
                 if policy != "lower-bound":
                     met = _mean(mine, "attainment")
@@ -299,6 +306,8 @@ def main() -> int:
     parser.add_argument("what", choices=("quick", "tune", "full"))
     parser.add_argument("--data", default="../shared/data")
     parser.add_argument("--traces", help="only these, comma separated")
+    parser.add_argument("--policies", help="only these, comma separated")
+    parser.add_argument("--out", default="autoscalers-full", help="name of the result files in bench/results")
     parser.add_argument("--cold-starts", default="10,30,120,420,900")
     parser.add_argument("--seeds", default="1,2,3")
     args = parser.parse_args()
@@ -313,7 +322,9 @@ def main() -> int:
         names = [n for n in names if n in workload.BUILT_IN]
         print(f"{args.data}/traces is not there: the synthetic traces only", file=sys.stderr)
     colds, seeds = ([kind(x) for x in text.split(",")] for kind, text in ((float, args.cold_starts), (int, args.seeds)))
-    compare(names, colds, [int(s) for s in seeds], args.data, "autoscalers-full")
+    compare(
+        names, colds, [int(s) for s in seeds], args.data, args.out, args.policies.split(",") if args.policies else None
+    )
     return 0
 
 
