@@ -28,14 +28,19 @@ def chat(
     budget
         Thinking tokens instead.
     """
+    import httpx
     import openai
 
-    out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
-    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+    out = Console(highlight=False, soft_wrap=True, markup=False)
+    err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+    # No proxy of the environment: the endpoint is the one that was named.
+    http = httpx.Client(trust_env=False, follow_redirects=True, timeout=httpx.Timeout(1800, connect=30))
     extra: dict[str, Any] = {} if budget is None else {"thinking_token_budget": budget}
     if effort is not None:
         extra["reasoning_effort"] = effort
     try:
+        httpx.URL(url)
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, http_client=http)
         if model is None:
             names = [m.id for m in client.models.list()]
             if len(names) != 1:
@@ -50,12 +55,23 @@ def chat(
         while line := input("> ").strip():
             _ask(client, model, line, extra, out)
         return 0
-    except openai.APIConnectionError:
-        err.print(f"chat: nothing answers at {url}; start it with: reasonscale up FILE", markup=False)
+    except httpx.InvalidURL as error:
+        err.print(f"chat: --url was {url!r}: {error}")
+        return 2
+    except openai.APIConnectionError as error:
+        if isinstance(error.__cause__, (httpx.ReadError, httpx.ReadTimeout, httpx.RemoteProtocolError)):
+            out.print()
+            err.print(f"chat: the answer broke off: {str(error.__cause__) or type(error.__cause__).__name__}")
+            return 1
+        err.print(f"chat: nothing answers at {url}; start it with: reasonscale up FILE")
         return 1
     except openai.APIStatusError as error:
         body = error.body if isinstance(error.body, dict) else {}
-        err.print(f"chat: {error.status_code}: {body.get('message', error.message)}", markup=False)
+        err.print(f"chat: {error.status_code}: {body.get('message', error.message)}")
+        return 1
+    except (openai.OpenAIError, httpx.HTTPError, ValueError) as error:  # in the middle of a stream
+        out.print()
+        err.print(f"chat: the answer broke off: {str(error) or type(error).__name__}")
         return 1
     except EOFError:
         return 0
@@ -78,11 +94,11 @@ def _ask(client: Any, model: str, prompt: str, extra: dict[str, Any], out: Conso
             passed = time.monotonic() - started
             if thought:
                 first = passed if first is None else first
-                out.print(thought, style="dim", end="", markup=False)
+                out.print(thought, style="dim", end="")
             if choice.delta.content:
                 first = passed if first is None else first
                 first_answer = passed if first_answer is None else first_answer
-                out.print(choice.delta.content, style="bold", end="", markup=False)
+                out.print(choice.delta.content, style="bold", end="")
     out.print()
     if usage is not None:
         details = usage.completion_tokens_details

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import signal
 import sys
 import time
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from reasonscale.load.client import Outcome
+
+MAX_REQUESTS = 1_000_000
 
 
 def load(
@@ -53,7 +56,7 @@ async def _model(url: str, model: str | None, err: Console) -> str | None:
     try:
         async with httpx.AsyncClient(base_url=url, timeout=10, trust_env=False) as http:
             names = [m["id"] for m in (await http.get("/v1/models")).json()["data"]]
-    except (httpx.HTTPError, ValueError, KeyError, httpx.InvalidURL) as error:
+    except (httpx.HTTPError, ValueError, KeyError, TypeError, httpx.InvalidURL) as error:
         err.print(
             f"load: no OpenAI endpoint answers at {url} ({type(error).__name__}); start one with: reasonscale up FILE"
         )
@@ -122,9 +125,13 @@ async def _load(
     from reasonscale.load.trace import WORKLOADS, BadTrace, from_trace
     from reasonscale.load.trace import workload as make
 
-    out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
-    if rate <= 0 or duration <= 0:
-        err.print("load: --rate and --duration must be greater than 0")
+    out = Console(highlight=False, soft_wrap=True, markup=False)
+    err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+    if not (0 < rate < math.inf and 0 < duration < math.inf):
+        err.print("load: --rate and --duration must be greater than 0, and numbers")
+        return 2
+    if rate * duration > MAX_REQUESTS:
+        err.print(f"load: --rate times --duration is {rate * duration:g} requests; at most {MAX_REQUESTS:,}")
         return 2
     if workload not in WORKLOADS:
         err.print(f"load: --workload was {workload!r}; there are {', '.join(WORKLOADS)}")
@@ -141,26 +148,45 @@ async def _load(
     out.print(f"load: {len(plans)} requests to {name} at {url} ({what})")
     stop, started = asyncio.Event(), time.monotonic()
     done: list[Outcome] = []
-    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
-
+    sending = asyncio.create_task(send(url, name, plans, on_done=done.append, stop=stop))
     ticker = asyncio.create_task(_progress(out, done, [p.t for p in plans], started))
+    cut = False
+
+    def interrupt() -> None:
+        nonlocal cut
+        if stop.is_set():
+            cut = True
+            sending.cancel()
+        else:
+            out.print("load: no more are sent; waiting for what runs (again Ctrl-C: at once)")
+            stop.set()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupt)
     try:
-        outcomes = await send(url, name, plans, on_done=done.append, stop=stop)
+        outcomes = await sending
+    except asyncio.CancelledError:
+        if not cut:
+            raise
+        outcomes = sorted(done, key=lambda o: o.t)
     finally:
         ticker.cancel()
         await asyncio.gather(ticker, return_exceptions=True)  # the live table leaves the terminal as it found it
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
     summary = summarize(outcomes)
     if stop.is_set():
-        out.print(f"load: interrupted after {len(outcomes)} of {len(plans)} requests; what ran is kept")
+        left = "what still ran was cut off and does not count" if cut else "what ran is kept"
+        out.print(f"load: interrupted after {len(outcomes)} of {len(plans)} requests; {left}")
     for key, value in summary.items():
         if value not in ({}, None):
             out.print(f"  {key:<17} {json.dumps(value) if isinstance(value, dict) else value}", markup=False)
     if report is not None:
-        report.write_text(
-            json.dumps(
-                {"command": " ".join(sys.argv), "url": url, "model": name, **summary, "outcomes": rows(outcomes)},
-                indent=1,
-            )
-        )
+        data = {"command": " ".join(sys.argv), "url": url, "model": name, **summary, "outcomes": rows(outcomes)}
+        try:
+            report.write_text(json.dumps(data, indent=1))
+        except OSError as error:
+            err.print(f"load: {report}: can't be written: {error.strerror}")
+            return 1
         out.print(f"  written to {report}")
+    if cut:
+        return 130
     return 1 if summary["failed"] else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,11 +24,15 @@ def record(*, log: Path, output: Annotated[Path, Parameter(name=["--output", "-o
     output
         The trace to write; `.gz` compresses it.
     """
-    out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
+    out = Console(highlight=False, soft_wrap=True, markup=False)
+    err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
     try:
-        lines = log.read_text().splitlines()
+        lines = log.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         err.print(f"record: {log}: can't be read: {error.strerror}")
+        return 2
+    except UnicodeDecodeError as error:
+        err.print(f"record: {log}: can't be read: it is not UTF-8: {error.reason} at byte {error.start}")
         return 2
     rows, bad, left = [], 0, 0
     for number, line in enumerate(lines, 1):
@@ -36,9 +41,11 @@ def record(*, log: Path, output: Annotated[Path, Parameter(name=["--output", "-o
         try:
             row = json.loads(line)
             values = {k: float(row[k]) for k in _WANTED}
-        except (ValueError, KeyError, TypeError) as error:
+            if not all(map(math.isfinite, values.values())):
+                raise ValueError("not a finite number")
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             bad += 1
-            err.print(f"record: {log}: line {number}: left out: {type(error).__name__} {error}", markup=False)
+            err.print(f"record: {log}: line {number}: left out: {type(error).__name__} {error}")
             continue
         if values["status"] != 200:
             left += 1
@@ -59,7 +66,7 @@ def record(*, log: Path, output: Annotated[Path, Parameter(name=["--output", "-o
     start = rows[0][0]
     opener: Any = gzip.open if output.suffix == ".gz" else open
     try:
-        with opener(output, "wt") as file:
+        with opener(output, "wt", encoding="utf-8") as file:
             for t, inp, reasoning, answer, cls in rows:
                 file.write(
                     json.dumps(

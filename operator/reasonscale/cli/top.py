@@ -22,7 +22,8 @@ def top(*, url: str = "http://127.0.0.1:8787", once: bool = False) -> int:
 
     from reasonscale.local.status import plain, view
 
-    out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
+    out = Console(highlight=False, soft_wrap=True, markup=False)
+    err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
     def read() -> list[dict[str, object]]:
         response = httpx.get(f"{url}/status", timeout=5, trust_env=False)
@@ -34,15 +35,13 @@ def top(*, url: str = "http://127.0.0.1:8787", once: bool = False) -> int:
         models = read()
         if once or not out.is_terminal:
             for m in models:
-                out.print(plain(m), markup=False)
-                out.print(f"  {m['message']}", markup=False)
+                out.print(plain(m))
+                out.print(f"  {m['message']}")
             return 0
         with Live(console=out, refresh_per_second=2) as screen:
             while True:
                 screen.update(view(read(), f"reasonscale  {url}", []))
                 time.sleep(1)
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        err.print(
-            f"top: nothing answers at {url} ({type(error).__name__}); start it with: reasonscale up FILE", markup=False
-        )
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
+        err.print(f"top: nothing answers at {url} ({type(error).__name__}); start it with: reasonscale up FILE")
         return 1

@@ -89,7 +89,7 @@ async def _one(http: httpx.AsyncClient, model: str, plan: Planned, due: float) -
             out.error = "the stream ended before [DONE]"
         if plan.answer is not None and out.error is None:
             out.correct = "".join(text).strip() == plan.answer
-    except (httpx.HTTPError, ValueError) as error:
+    except (httpx.HTTPError, ValueError, TypeError, AttributeError) as error:  # or an answer of another shape
         out.error = f"{type(error).__name__}: {error}".strip(": ")
     return out
 

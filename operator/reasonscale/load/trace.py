@@ -8,7 +8,9 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import math
 import random
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +48,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 if line.strip():
                     try:
                         row = json.loads(line)
-                    except ValueError as error:
+                    except (ValueError, RecursionError) as error:
                         raise BadTrace(f"{path}: line {number}: is no JSON: {error}") from None
                     if not isinstance(row, dict):
                         raise BadTrace(
@@ -55,7 +57,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     yield number, row
     except FileNotFoundError:
         raise BadTrace(f"{path}: there is no such file") from None
-    except (OSError, UnicodeDecodeError, EOFError) as error:
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error, csv.Error) as error:
         raise BadTrace(f"{path}: can't be read: {error}") from None
 
 
@@ -68,8 +70,10 @@ def read_trace(path: Path, *, limit: int = 1_000_000) -> list[tuple[float, int, 
             t, numbers = float(row["t"]), [int(row[k]) for k in ("input", "reasoning", "answer")]
         except KeyError as error:
             raise BadTrace(f"{path}: line {number}: {error.args[0]} is missing") from None
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise BadTrace(f"{path}: line {number}: t, input, reasoning and answer must be numbers") from None
+        if not math.isfinite(t):
+            raise BadTrace(f"{path}: line {number}: t was {t}; must be a finite number")
         if t < last:
             raise BadTrace(f"{path}: line {number}: t goes back from {last:g} to {t:g}")
         if min(numbers) < 0 or max(numbers) > 10_000_000:

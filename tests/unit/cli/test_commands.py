@@ -78,12 +78,22 @@ def test_up_says_at_once_that_its_port_is_taken(capsys: pytest.CaptureFixture[st
     [
         (["load", "--workload", "nonsense"], 2, "there are sums, collatz, mixed, cot-shift"),
         (["load", "--rate", "0"], 2, "must be greater than 0"),
+        (["load", "--rate", "nan"], 2, "must be greater than 0"),
+        (["load", "--duration", "inf"], 2, "must be greater than 0"),
+        (["load", "--rate", "1e9"], 2, "at most 1,000,000"),
+        (["load", "--workload", "[/a]"], 2, "--workload was '[/a]'; there are sums"),
+        (["load", "--trace", "/tmp/[/x].jsonl"], 2, "/tmp/[/x].jsonl: there is no such file"),
+        (["load", "--url", "http://127.0.0.1:9/[/a]"], 1, "answers at http://127.0.0.1:9/[/a]"),
+        (["top", "--url", "http://127.0.0.1:9/[/a]"], 1, "answers at http://127.0.0.1:9/[/a]"),
+        (["record", "--log", "[/x].jsonl", "-o", "x"], 2, "[/x].jsonl: can't be read"),
         (["load", "--trace", "none.jsonl"], 2, "none.jsonl: there is no such file"),
         (["load", "--url", "http://127.0.0.1:9"], 1, "no OpenAI endpoint answers at http://127.0.0.1:9"),
         (["top", "--url", "http://127.0.0.1:9"], 1, "nothing answers at http://127.0.0.1:9"),
         (["chat", "hello", "--url", "http://127.0.0.1:9"], 1, "nothing answers at http://127.0.0.1:9"),
         (["record", "--log", "none.jsonl", "-o", "x"], 2, "none.jsonl: can't be read: No such file or directory"),
         (["demo", "--seconds", "3"], 2, "at least 60 are needed"),
+        (["demo", "--seconds", "nan"], 2, "at least 60 are needed"),
+        (["demo", "--port", "70000"], 2, "--port was 70000; must lie between 1 and 65535"),
     ],
 )
 def test_what_can_not_be_is_said_in_words(
@@ -113,6 +123,34 @@ def test_record_makes_a_trace_without_content(tmp_path: Path, capsys: pytest.Cap
         {"t": 0.0, "input": 5, "reasoning": 7, "answer": 2, "cls": "low"},
         {"t": 3.5, "input": 5, "reasoning": 7, "answer": 2, "cls": "low"},
     ]
+
+
+def test_record_says_of_a_binary_file_that_it_is_no_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "access.jsonl"
+    log.write_bytes(b'{"time": 1}\n\xff\xfe')
+    assert run(["record", "--log", str(log), "-o", str(tmp_path / "t")]) == 2
+    assert f"{log}: can't be read: it is not UTF-8: invalid start byte at byte 12" in output(capsys)
+
+
+def test_record_leaves_out_what_is_no_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "access.jsonl"
+    log.write_text(
+        '{"time": 1, "prompt_tokens": 1e999, "reasoning_tokens": 1, "answer_tokens": 1, "status": 200}\n'
+        '{"time": 1, "prompt_tokens": 1, "reasoning_tokens": 1, "answer_tokens": 1, "status": 200}\n'
+    )
+    assert run(["record", "--log", str(log), "-o", str(tmp_path / "t")]) == 1
+    assert "line 1: left out: ValueError not a finite number" in output(capsys)
+
+
+def test_demo_without_its_example_says_where_it_looked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REASONSCALE_EXAMPLES", str(tmp_path))
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    assert run(["demo", "--port", str(port)]) == 2
+    assert f"{tmp_path / 'micro-reasoner.yaml'}: there is no such file" in output(capsys)
 
 
 def test_validate_imports_no_engine() -> None:

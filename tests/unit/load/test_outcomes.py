@@ -66,6 +66,8 @@ async def test_a_wrong_answer_is_no_failure() -> None:
         (ok(event(content="43")), "the stream ended before [DONE]"),
         (ok('data: {"error": {"message": "the engine was lost"}}\n\n' + DONE), "the engine was lost"),
         (b"HTTP/1.1 429 Too Many\r\nContent-Length: 4\r\nConnection: close\r\n\r\nfull", "full"),
+        (ok('data: {"error": "lost"}\n\n' + DONE), "AttributeError"),
+        (ok("data: 3\n\n" + DONE), "TypeError"),
         (b"", "RemoteProtocolError"),
     ],
 )

@@ -36,6 +36,10 @@ def test_json_lines_csv_and_gz_read_alike(tmp_path: Path) -> None:
         (ROW % 0 + '{"t": 1}\n', "line 2: input is missing"),
         (ROW % 5 + ROW % 1, "line 2: t goes back from 5 to 1"),
         (ROW.replace("20", "-1") % 0, "line 1: tokens must lie between 0 and 10,000,000"),
+        (ROW % "1e999", "line 1: t was inf; must be a finite number"),
+        (ROW % "NaN", "line 1: t was nan; must be a finite number"),
+        (ROW.replace("20", "1e999") % 0, "line 1: t, input, reasoning and answer must be numbers"),
+        ("[" * 100_000 + "\n", "line 1: is no JSON"),
         (ROW.replace("20", '"many"') % 0, "line 1: t, input, reasoning and answer must be numbers"),
     ],
 )
@@ -46,6 +50,15 @@ def test_a_bad_trace_is_named_by_file_and_line(tmp_path: Path, text: str, messag
         read_trace(file)
     assert str(caught.value).startswith(f"{file}: ")
     assert message in str(caught.value)
+
+
+def test_a_packed_trace_that_is_damaged_is_said(tmp_path: Path) -> None:
+    file = tmp_path / "t.jsonl.gz"
+    packed = bytearray(gzip.compress(b"".join((ROW % i).encode() for i in range(200))))
+    packed[40:60] = bytes(20)
+    file.write_bytes(packed)
+    with pytest.raises(BadTrace, match=r"can't be read|is no JSON"):
+        read_trace(file)
 
 
 def test_a_trace_that_is_not_there_is_said(tmp_path: Path) -> None:
