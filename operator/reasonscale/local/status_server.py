@@ -26,8 +26,13 @@ class StatusServer:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
-            path = head.split(b" ", 2)[1].decode()
-            if path == "/metrics":
+            try:
+                path = head.split(b" ", 2)[1].decode()
+            except (IndexError, UnicodeDecodeError):
+                path = None
+            if path is None:
+                code, kind, body = "400 Bad Request", "text/plain", b"that is no request line\n"
+            elif path == "/metrics":
                 code, kind, body = "200 OK", CONTENT_TYPE_LATEST, generate_latest(self._registry)
             elif path == "/status":
                 code, kind, body = "200 OK", "application/json", json.dumps(self._status()).encode()
@@ -38,7 +43,7 @@ class StatusServer:
                 + body
             )
             await writer.drain()
-        except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError, IndexError):
+        except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError):
             pass  # not a request of ours
         finally:
             writer.close()
