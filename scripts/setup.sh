@@ -6,7 +6,7 @@ say() { printf 'setup: %s\n' "$*"; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 unset PYTHONDONTWRITEBYTECODE  # every engine would compile its imports again: 139 s to start instead of 59
 
-[ "$(uname -s)-$(uname -m)" = Linux-x86_64 ] || die "this is $(uname -s) on $(uname -m); the CPU build of vLLM exists for Linux on x86_64 alone. On a cluster, use the Helm chart (docs/kubernetes.md)."
+[ "$(uname -s)-$(uname -m)" = Linux-x86_64 ] || die "this is $(uname -s) on $(uname -m); the CPU build of vLLM exists for Linux on x86_64 alone. For a cluster, see docs/kubernetes.md."
 python=""
 for candidate in "${PYTHON:-}" python3.12 python3.11 python3.13 python3; do
   [ -n "$candidate" ] && command -v "$candidate" >/dev/null 2>&1 || continue
