@@ -150,17 +150,19 @@ def tuned() -> dict[str, dict[str, Any]]:
     return json.loads(TUNED.read_text())["params"] if TUNED.exists() else {}
 
 
-def tune(data: str) -> None:
-    """Choose each rival's parameters: most traces at the aim, then fewest GPU-hours."""
+def tune(data: str, only: list[str] | None = None) -> None:
+    """Choose each rival's parameters: most traces at the aim, then fewest GPU-hours, then least missed."""
     names = [t for t in TUNE if t in workload.BUILT_IN or (Path(data) / "traces").is_dir()]
     points = {
         policy: [json.dumps(dict(zip(grid, values, strict=True))) for values in product(*grid.values())]
         for policy, grid in GRIDS.items()
+        if only is None or policy in only
     }
     jobs: list[Job] = [(t, p, params, 120.0, 1, data) for p, rows in points.items() for t in names for params in rows]
     rows = do(jobs, RESULTS / "autoscalers-tune.jsonl")
     found = {(r["trace"], r["named"], json.dumps(r["params"])): r for r in rows}
-    chosen, report = {}, {}
+    before = json.loads(TUNED.read_text()) if TUNED.exists() else {"params": {}, "report": {}}
+    chosen, report = before["params"], before["report"]
     for policy, params in points.items():
 
         def score(p: str, policy: str = policy) -> tuple[float, ...]:
@@ -169,7 +171,7 @@ def tune(data: str) -> None:
             missed = sum(min(0.0, r["attainment"] - AIM) for r in mine)
             # The logarithm, so that one large trace doesn't outvote the others.
             hours = sum(float(np.log(r["gpu_hours"])) for r in mine)
-            return (-met, -missed, hours)
+            return (-met, hours, -missed)
 
         best = min(params, key=score)
         chosen[policy] = json.loads(best)
@@ -246,6 +248,9 @@ def table(rows: list[dict[str, Any]], names: list[str], colds: list[float]) -> s
     return "\n".join(lines)
 
 
+_LABELS = {"reasonscale": (0, 8), "clairvoyant": (-22, -12), "static-peak": (22, -12)}
+
+
 def pareto(rows: list[dict[str, Any]], names: list[str], cold_s: float, path: Path) -> None:
     """Draw attainment against GPU-hours, one panel a trace."""
     import matplotlib
@@ -253,7 +258,7 @@ def pareto(rows: list[dict[str, Any]], names: list[str], cold_s: float, path: Pa
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    wide = min(3, len(names))
+    wide = 2 if len(names) in (2, 4) else min(3, len(names))
     tall = -(-len(names) // wide)
     figure, axes = plt.subplots(tall, wide, figsize=(4.6 * wide, 3.8 * tall), squeeze=False)
     for axis in axes.flat[len(names) :]:
@@ -277,7 +282,7 @@ def pareto(rows: list[dict[str, Any]], names: list[str], cold_s: float, path: Pa
             ours, bound = policy == "reasonscale", policy in ("clairvoyant", "static-peak")
             colour = "#c0392b" if ours else "#444444" if bound else "#1f5aa6" if params != "{}" else "#b9c7dc"
             axis.scatter(
-                min(x, 4.0),
+                x,
                 y,
                 s=70 if ours else 24,
                 color=colour,
@@ -285,12 +290,16 @@ def pareto(rows: list[dict[str, Any]], names: list[str], cold_s: float, path: Pa
                 zorder=3 if ours else 2,
             )
             if ours or bound:
-                axis.annotate(policy, (min(x, 4.0), y), textcoords="offset points", xytext=(5, -9), fontsize=7)
+                axis.annotate(
+                    policy, (x, y), textcoords="offset points", xytext=_LABELS[policy], ha="center", fontsize=7
+                )
         axis.axhline(99, color="#888888", lw=0.6, ls="--")
         axis.set_title(name, fontsize=9, loc="left")
-        axis.set_xlim(0.5, 4.1)
-        axis.set_ylim(bottom=max(0, axis.get_ylim()[0]), top=101.5)
-        axis.set_xlabel("GPU-hours / clairvoyant (4: or more)", fontsize=8)
+        axis.set_xscale("log", base=2)
+        axis.set_xticks([0.5, 1, 2, 4, 8, 16], ["0.5", "1", "2", "4", "8", "16"])
+        axis.set_xlim(0.4, 20)
+        axis.set_ylim(bottom=max(0, axis.get_ylim()[0]), top=106)
+        axis.set_xlabel("GPU-hours / clairvoyant", fontsize=8)
         axis.set_ylabel("% of requests within all objectives", fontsize=8)
         axis.spines[["top", "right"]].set_visible(False)
     figure.suptitle("red: reasonscale; dark blue: rivals tuned; pale: as shipped", fontsize=9, x=0.01, ha="left")
@@ -312,7 +321,7 @@ def main() -> int:
     parser.add_argument("--seeds", default="1,2,3")
     args = parser.parse_args()
     if args.what == "tune":
-        tune(args.data)
+        tune(args.data, args.policies.split(",") if args.policies else None)
         return 0
     if args.what == "quick":
         compare(list(QUICK), [120.0], [1], args.data, "autoscalers-quick")

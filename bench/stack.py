@@ -21,7 +21,15 @@ from reasonscale.load.client import percentile, send
 from reasonscale.load.trace import Planned
 from reasonscale.local.ray_node import free_port, start_ray
 from reasonscale.local.serve_api import ServeApi
-from reasonscale.serving.config import LOCAL_ENV, app_name, deployment_name, engine_kwargs, serve_app, serve_config
+from reasonscale.serving.config import (
+    LOCAL_ENV,
+    OFFLINE_ENV,
+    app_name,
+    deployment_name,
+    engine_kwargs,
+    serve_app,
+    serve_config,
+)
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "micro-reasoner.yaml"
 # Chains of 400 to 700 tokens: long enough for decode to be the work, short enough for a round of half a minute.
@@ -148,7 +156,9 @@ async def bare(pace_ms: float, log: Path, timeout_s: float = 240.0) -> AsyncIter
         "--model", resolved.model_source, "--served-model-name", resolved.served_name, *_flags(engine_kwargs(resolved)),
         "--disable-uvicorn-access-log",
     ]  # fmt: skip
-    env = os.environ | LOCAL_ENV | pace(pace_ms) | {"VLLM_NO_USAGE_STATS": "1", "VLLM_HOST_IP": "127.0.0.1"}
+    env = (
+        os.environ | LOCAL_ENV | OFFLINE_ENV | pace(pace_ms) | {"VLLM_NO_USAGE_STATS": "1", "VLLM_HOST_IP": "127.0.0.1"}
+    )
     with log.open("wb") as file:
         process = await asyncio.create_subprocess_exec(*args, env=env, stdout=file, stderr=asyncio.subprocess.STDOUT)
     url = f"http://127.0.0.1:{port}"

@@ -77,7 +77,7 @@ async def run_demo(
     resource = example()
     model: Resolved = resolve(load_models(resource)[0], resource.parent)
     out.mkdir(parents=True, exist_ok=True)
-    for name in ("access.jsonl", "report.json", "report.html"):
+    for name in ("access.jsonl", "decisions.jsonl", "decisions.jsonl.1", "report.json", "report.html"):
         (out / name).unlink(missing_ok=True)
     app = LocalApp([model], "127.0.0.1", port, out, say=say, env={"REASONSCALE_PACE_MS": f"{PACE_MS:g}"})
     watch = Watch(say)

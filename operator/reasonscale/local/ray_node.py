@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reasonscale.serving.config import OFFLINE_ENV
+
 # Read by Ray when it is imported, so set before.
 RAY_ENV: Mapping[str, str] = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -29,8 +31,6 @@ RAY_ENV: Mapping[str, str] = {
     "RAY_kill_idle_workers_interval_ms": "0",
     "VLLM_NO_USAGE_STATS": "1",
 }
-# Where every model is a local file, nothing has to ask the hub.
-OFFLINE_ENV: Mapping[str, str] = {"HF_HUB_OFFLINE": "1"}
 
 
 def _set_env(offline: bool) -> None:

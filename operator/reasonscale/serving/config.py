@@ -28,7 +28,9 @@ CPU_ENV: Final[Mapping[str, str]] = {
     "VLLM_LOGGING_LEVEL": "WARNING",
     "TOKENIZERS_PARALLELISM": "false",
 }
-LOCAL_ENV: Final[Mapping[str, str]] = {**LOOPBACK_ENV, **CPU_ENV, "HF_HUB_OFFLINE": "1"}
+LOCAL_ENV: Final[Mapping[str, str]] = {**LOOPBACK_ENV, **CPU_ENV}
+# What an engine is told whose weights lie on this machine: it asks no hub for anything.
+OFFLINE_ENV: Final[Mapping[str, str]] = {"HF_HUB_OFFLINE": "1"}
 
 # Parsers of vLLM's that name no marks until a request says that it thinks. Without marks the engine answers every budget
 # with an error, and nobody can count a chain.
@@ -79,7 +81,9 @@ def model_args(
     resolved: Resolved, *, local: bool, gpus: bool, env: Mapping[str, str], resources: Mapping[str, int] | None = None
 ) -> dict[str, Any]:
     """Return what the app builder is given of one model; `gpus`: its engines run on GPUs, else on this machine's CPU."""
-    here = (LOOPBACK_ENV if gpus else LOCAL_ENV) if local else ({} if gpus else CPU_ENV)
+    here = dict((LOOPBACK_ENV if gpus else LOCAL_ENV) if local else ({} if gpus else CPU_ENV))
+    if local and resolved.model_source.startswith("/"):
+        here |= OFFLINE_ENV
     return {
         "model_id": resolved.served_name,
         "model_source": resolved.model_source,

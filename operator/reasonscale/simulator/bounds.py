@@ -11,7 +11,7 @@ from reasonscale.simulator.engine import Floats
 from reasonscale.simulator.policies.base import Policy, Setting, Static, View
 from reasonscale.simulator.profile import Profile
 from reasonscale.simulator.run import Options, Outcome, run, setting_of
-from reasonscale.simulator.workload import Workload
+from reasonscale.simulator.workload import NOBODY, Workload
 
 GRID_S = 5.0
 
@@ -38,14 +38,28 @@ def lower_bound_gpu_hours(work: Workload, profile: Profile, options: Options) ->
     return max(seconds, options.min_replicas * span) * profile.gpus_per_replica / 3600.0
 
 
+def _ideal_arrivals(work: Workload, took: Floats) -> Floats:
+    """Return when each request comes if each takes its time; those of a closed loop follow the answer before."""
+    start = work.arrival_s.copy()
+    for first in np.flatnonzero(work.arrival_s >= 0.0):
+        r = int(first)
+        while work.follower[r] != NOBODY:
+            after = int(work.follower[r])
+            start[after] = start[r] + took[r] + work.think_s[r]
+            r = after
+    return start
+
+
 def need_over_time(work: Workload, profile: Profile, options: Options) -> Floats:
     """Return replicas needed at each `GRID_S`, if every token came at eight tenths of the objective's pace."""
     step, o = profile.step_time(), options.objectives
     tau = max(0.8 * o.tpot_s, 1.3 * step.a)
-    start = work.arrival_s[work.arrival_s >= 0.0]
-    rows = work.arrival_s >= 0.0
-    prompt, output = work.prompt_tokens[rows].astype(np.float64), work.output_tokens[rows].astype(np.float64)
-    end = start + prompt * step.d + output * tau
+    prompt, output = work.prompt_tokens.astype(np.float64), work.output_tokens.astype(np.float64)
+    took = prompt * step.d + output * tau
+    start = _ideal_arrivals(work, took)
+    order = np.argsort(start, kind="stable")
+    start, prompt, output, took = start[order], prompt[order], output[order], took[order]
+    end = start + took
     grid = np.arange(0.0, float(end.max()) + GRID_S, GRID_S)
 
     def held(weight: Floats) -> Floats:

@@ -76,3 +76,11 @@ def test_only_a_local_engine_is_told_to_run_on_this_machines_cpu(model: Resolved
 def test_settings_come_back_from_json_as_they_went(model: Resolved) -> None:
     told = settings_of(model)
     assert ModelSettings.from_json(json.loads(json.dumps(told.to_json()))) == told
+
+
+def test_only_weights_that_lie_here_keep_an_engine_from_the_hub(model: Resolved) -> None:
+    def env_of(m: Resolved) -> dict[str, str]:
+        return dict(serve_app([m], {m.name: 1}, local=True)["args"]["models"][0]["env"])
+
+    assert env_of(replace(model, model_source="/models/x"))["HF_HUB_OFFLINE"] == "1"
+    assert "HF_HUB_OFFLINE" not in env_of(replace(model, model_source="Qwen/QwQ-32B"))
