@@ -48,6 +48,7 @@ format: setup ## Rewrite what `make lint` would complain of
 
 reference: setup ## Renew crds/ and docs/reference.md from the models
 	@.venv/bin/reasonscale crds -o crds
+	@sed 's|^metadata:$$|metadata:\n  annotations:\n    helm.sh/resource-policy: keep|' crds/reasonscale.io_reasoningmodels.yaml > charts/reasonscale-crds/templates/reasoningmodels.yaml
 	@$(PY) -m reasonscale.api.reference docs/reference.md
 
 lock: setup ## Renew the hash-locked requirements

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import fields
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
@@ -52,6 +53,17 @@ class DecisionMetrics:
         self._problems = Counter(
             "reasonscale_decision_problems", "Turns that failed in part", ["model"], registry=registry
         )
+        self._reasons: dict[str, set[str]] = {}
+
+    def forget(self, model: str) -> None:
+        """Take a model's series out: one that is gone must not look like one that nobody decides for."""
+        named = [*self._numbers.values(), self._desired, self._ready, self._starting, self._draining, self._fresh]
+        for metric in (*named, self._age, self._limited, self._time, self._problems):
+            with suppress(KeyError):
+                metric.remove(model)
+        for reason in self._reasons.pop(model, set()):
+            with suppress(KeyError):
+                self._decisions.remove(model, reason)
 
     def __call__(self, record: Record) -> None:
         model, decision, seen = record.model, record.decision, record.observation
@@ -69,6 +81,7 @@ class DecisionMetrics:
         self._limited.labels(model).set(1.0 if decision.limited else 0.0)
         self._time.labels(model).set(decision.time)
         self._decisions.labels(model, decision.reason).inc()
+        self._reasons.setdefault(model, set()).add(decision.reason)
         problems = self._problems.labels(model)
         if record.problem:
             problems.inc()

@@ -59,6 +59,7 @@ class Manager:
         uid = body["metadata"]["uid"]
         if kind == "DELETED":
             self._loops.pop(uid, None)  # the children go by their owner references
+            self._metrics.forget(f"{body['metadata'].get('namespace', 'default')}/{body['metadata']['name']}")
             return
         if uid not in self._loops:
             self._loops[uid] = ModelLoop(self._kube, self._samples, self._settings, self._metrics)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import ceil
@@ -66,7 +67,7 @@ class View:
         return float(np.mean([value(s) for s in self.recent(window_s)]))
 
 
-class Policy:
+class Policy(ABC):
     """A rule for the number of replicas. `decide` is called every `period_s` seconds."""
 
     name: ClassVar[str]
@@ -85,9 +86,9 @@ class Policy:
         self.setting = setting
         self.p: dict[str, Any] = {**self.defaults, **(params or {})}
 
+    @abstractmethod
     def decide(self, view: View) -> int:
         """Return the number of replicas to ask for; the caller keeps it within the bounds."""
-        raise NotImplementedError
 
 
 class Static(Policy):

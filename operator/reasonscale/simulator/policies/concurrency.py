@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from math import ceil
 from typing import Any, ClassVar
@@ -75,9 +76,9 @@ class _Sum(Policy):
         self._hpa = HpaDamping(down_window_s=self.p["down_window_s"])
         self._polled: tuple[float, float] | None = None
 
+    @abstractmethod
     def metric(self, view: View) -> float:
         """Return the sum that is divided by the target."""
-        raise NotImplementedError
 
     def decide(self, view: View) -> int:
         """Return ceil(sum / target), polled every `poll_s`."""

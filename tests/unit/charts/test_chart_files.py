@@ -1,0 +1,106 @@
+"""What the charts ship fits the code: the definition, the flags, the metrics that alerts read, their runbooks."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry
+
+from reasonscale.autoscaler_metrics import DecisionMetrics
+from reasonscale.cli import operator as command
+
+ROOT = Path(__file__).parents[3]
+CHART = ROOT / "charts" / "reasonscale"
+ALERTS = [rule for group in yaml.safe_load((CHART / "alerts.yaml").read_text())["groups"] for rule in group["rules"]]
+
+
+def test_the_chart_of_the_definition_holds_the_generated_one_and_keeps_it_on_uninstall() -> None:
+    ours = yaml.safe_load((ROOT / "crds" / "reasonscale.io_reasoningmodels.yaml").read_text())
+    shipped = yaml.safe_load((ROOT / "charts/reasonscale-crds/templates/reasoningmodels.yaml").read_text())
+    assert shipped["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
+    assert shipped == ours, "renew it with: make reference"
+
+
+def test_every_flag_of_the_deployment_is_one_that_the_operator_takes() -> None:
+    text = (CHART / "templates" / "deployment.yaml").read_text()
+    flags = set(re.findall(r"^\s+- --([a-z-]+)", text, re.MULTILINE))
+    known = {name.replace("_", "-") for name in command.operator.__kwdefaults__ or {}}
+    known |= {"image", "code-image", "prometheus-url"}
+    assert flags <= known
+    assert {"image", "code-image", "prometheus-url", "default-mode", "listen"} <= flags
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda a: a["alert"])
+def test_an_alert_reads_metrics_that_the_operator_exports_and_has_a_runbook(alert: dict[str, object]) -> None:
+    registry = CollectorRegistry()
+    DecisionMetrics(registry)
+    exported = {family.name for family in registry.collect()}
+    read = set(re.findall(r"reasonscale_[a-z_]+", str(alert["expr"])))
+    assert read
+    assert read <= exported
+    page = (ROOT / "docs" / "operations.md").read_text()
+    assert f"### {alert['alert']}\n" in page
+    assert str(alert["annotations"]["runbook"]).endswith(f"#{str(alert['alert']).lower()}")  # type: ignore[index]
+
+
+# What each alert must fire on, and what it must leave alone: series and values by minute.
+CASES = {
+    "ReasonscaleKVFullSoon": ({"decision_kv_full_in_s": 40, "decision_horizon_s": 120}, {"decision_kv_full_in_s": 40, "decision_horizon_s": 30}),
+    "ReasonscalePreempting": ({"decision_preemption_rate": 1}, {"decision_preemption_rate": 0.05}),
+    "ReasonscaleQueueOverObjective": ({"decision_need_queue": 3}, {"decision_need_queue": 0}),
+    "ReasonscaleSignalsStale": ({"signals_fresh": 0}, {"signals_fresh": 1}),
+    "ReasonscaleAtMaximum": (
+        {"scaling_limited": 1, "decision_need_kv": 5, "decision_need_concurrency": 1, "replicas_desired": 4},
+        {"scaling_limited": 1, "decision_need_kv": 1, "decision_need_concurrency": 1, "replicas_desired": 4},
+    ),
+    "ReasonscaleDrainStuck": ({"replicas_draining": 1}, {"replicas_draining": 0}),
+    "ReasonscaleNoDecisions": ({"decision_time_seconds": 0}, {"decision_time_seconds": 7190}),
+}  # fmt: skip
+
+
+@pytest.mark.prometheus
+def test_each_alert_fires_when_it_must_and_only_then(tmp_path: Path) -> None:
+    assert set(CASES) == {a["alert"] for a in ALERTS}
+    tests = []
+    for name, sides in CASES.items():
+        for fires, series in zip((True, False), sides, strict=True):
+            expected = []
+            if fires:
+                rule = next(a for a in ALERTS if a["alert"] == name)
+                expected = [{"exp_labels": {"model": "m", **rule["labels"]}}]
+            tests.append({
+                "interval": "1m",
+                "input_series": [
+                    {"series": f'reasonscale_{metric}{{model="m"}}', "values": f"{value}x120"} for metric, value in series.items()
+                ],
+                "alert_rule_test": [{"eval_time": "2h", "alertname": name, "exp_alerts": expected}],
+            })  # fmt: skip
+    rules = tmp_path / "alerts.yaml"
+    # What the annotations say is for people; promtool would compare them word for word.
+    plain = yaml.safe_load((CHART / "alerts.yaml").read_text())
+    for group in plain["groups"]:
+        for rule in group["rules"]:
+            del rule["annotations"]
+    rules.write_text(yaml.safe_dump(plain))
+    (tmp_path / "tests.yaml").write_text(yaml.safe_dump({"rule_files": [str(rules)], "tests": tests}))
+    done = subprocess.run(["promtool", "test", "rules", str(tmp_path / "tests.yaml")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.prometheus
+def test_promtool_takes_the_rules_as_they_are_shipped() -> None:
+    done = subprocess.run(["promtool", "check", "rules", str(CHART / "alerts.yaml")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_model_that_is_gone_leaves_no_series() -> None:
+    registry = CollectorRegistry()
+    metrics = DecisionMetrics(registry)
+    metrics.forget("never seen")
+    metrics._time.labels("m").set(1.0)
+    metrics.forget("m")
+    assert not [s for family in registry.collect() for s in family.samples if s.labels.get("model") == "m"]
