@@ -22,7 +22,6 @@ import platform
 import subprocess
 import sys
 import time
-from math import gamma
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +32,11 @@ from reasonscale.scaling.forecast import owed_forecast
 from reasonscale.scaling.outlook import loads_of
 from reasonscale.scaling.state import State, learn
 from reasonscale.scaling.types import Fleet, Freshness, Observation, Policy
+from reasonscale.simulator.workload import renewals
 
 AHEAD_S = (0.0, 60.0, 120.0)
 TICK_S, JUDGE_S, WARM_S = 5.0, 60.0, 1800.0
-WINDOW_S, SEGMENT_S = 600.0, 21_600
+SEGMENT_S = 21_600
 Z90 = 1.2816
 STATIC = np.array([100.0, 1000.0, 4096.0])
 LEAST_INFLIGHT = 100
@@ -56,25 +56,6 @@ def header(command: str) -> dict[str, Any]:
     }
 
 
-def _renewals(rng: np.random.Generator, pattern: str, shape: float, rate: float) -> Floats:
-    """Return the arrival times within one window of a renewal process.
-
-    The shape gives the burstiness; the source scales the gaps so that their mean is the window's 1 / rate.
-    """
-    n = int(rate * WINDOW_S * 2 + 20)
-    mean = shape if pattern == "Gamma" else gamma(1.0 + 1.0 / shape) if pattern == "Weibull" else 1.0
-    times = np.zeros(0)
-    while len(times) == 0 or times[-1] < WINDOW_S:
-        if pattern == "Gamma":
-            gaps = rng.gamma(shape, 1.0, n)
-        elif pattern == "Weibull":
-            gaps = rng.weibull(shape, n)
-        else:
-            gaps = rng.exponential(1.0, n)
-        times = np.concatenate([times, (times[-1] if len(times) else 0.0) + np.cumsum(gaps / (mean * rate))])
-    return times[times < WINDOW_S]
-
-
 def sample(folder: Path, hours: float, seed: int) -> tuple[Floats, Floats]:
     """Return arrival times and output lengths of `hours` hours."""
     rng = np.random.default_rng(seed)
@@ -89,7 +70,7 @@ def sample(folder: Path, hours: float, seed: int) -> tuple[Floats, Floats]:
             segment = int(float(begin)) // SEGMENT_S * SEGMENT_S
             if float(begin) >= hours * 3600 or float(rate) <= 0.0 or segment not in tables:
                 continue
-            times = float(begin) + _renewals(rng, pattern, float(shape), float(rate))
+            times = float(begin) + renewals(rng, pattern, float(shape), float(rate))
             values, cumulative = tables[segment]
             drawn = values[np.searchsorted(cumulative, rng.random(len(times)) * cumulative[-1])]
             starts.append(times)

@@ -111,9 +111,8 @@ def _choose(g: Ints, t: float, life: Ints, ready: Floats, known: Floats, router:
 
 
 @njit(cache=True)  # type: ignore[misc,unused-ignore]
-def _send(k: int, r: int, engines: Ints, req: Ints, known: Floats, where: Ints) -> None:
+def _send(k: int, r: int, engines: Ints, req: Ints, known: Floats) -> None:
     e.enqueue(engines[k], req, r)
-    where[r] = k
     known[k, HELD_KV] += req[e.PROMPT, r]
     known[k, PROMPTS] += req[e.PROMPT, r]
     known[k, ONGOING] += 1
@@ -137,7 +136,7 @@ def _report(k: int, engines: Ints, run: Ints, req: Ints, known: Floats) -> None:
 @njit(cache=True)  # type: ignore[misc,unused-ignore]
 def play(
     t: float, until: float, g: Ints, engines: Ints, clock: Floats, run: Ints, sums: Floats, life: Ints, ready: Floats,
-    gone: Floats, known: Floats, where: Ints, arrival: Floats, req: Ints, first: Floats, last: Floats, ended: Ints,
+    gone: Floats, known: Floats, arrival: Floats, req: Ints, first: Floats, last: Floats, ended: Ints,
     follower: Ints, think: Floats, when: Floats, who: Ints, router: int, weight: float, to_come: float,
     base: Floats, slope: Floats, linear: Floats, overhead: float, pair: float,
 ) -> float:  # fmt: skip
@@ -175,7 +174,7 @@ def play(
                 engines[k], clock[k], at, run[k], req, first, last, sums[k], ended, base, slope, linear, overhead, pair
             )
             clock[k] = max(clock[k], at)
-            _send(k, r, engines, req, known, where)
+            _send(k, r, engines, req, known)
         t = edge
         for k in range(g[PLACES]):
             if life[k] == EMPTY or ready[k] > t:
@@ -195,7 +194,7 @@ def play(
             g[QUEUE_HEAD] = req[e.NEXT, r]
             g[QUEUED] -= 1
             clock[k] = max(clock[k], t)
-            _send(k, r, engines, req, known, where)
+            _send(k, r, engines, req, known)
         while g[FOLLOWED] < ended[0]:
             g[FOLLOWED] += 1
             r = ended[g[FOLLOWED]]
@@ -292,7 +291,6 @@ class Cluster:
     def __init__(
         self, profile: Profile, work: Workload, *, router: str, cold_start_s: Callable[[], float], replicas: int,
         seed: int = 1, max_num_seqs: int | None = None, max_num_batched_tokens: int | None = None,
-        prefill_weight: float | None = None, tokens_to_come: float | None = None,
     ) -> None:  # fmt: skip
         n = len(work.arrival_s)
         self._seats = max_num_seqs or profile.max_num_seqs
@@ -303,10 +301,6 @@ class Cluster:
         self._blocks = profile.kv_tokens // profile.block_tokens
         self._empty = e.empty_engine(self._blocks, profile.block_tokens, self._seats, self._step_tokens)
         self._work, self._cold = work, cold_start_s
-        self._weight, self._to_come = (
-            PREFILL_WEIGHT if prefill_weight is None else prefill_weight,
-            TOKENS_TO_COME if tokens_to_come is None else tokens_to_come,
-        )
         self._router = ROUTERS[router]
         size = 64
         self._engines = np.tile(self._empty, (size, 1))
@@ -318,9 +312,12 @@ class Cluster:
         self._req = np.zeros((e.ROWS, n), dtype=np.int64)
         self._req[e.PROMPT], self._req[e.OUTPUT] = work.prompt_tokens, work.reasoning_tokens + work.answer_tokens
         self._req[e.REASONING], self._req[e.CLASS] = work.reasoning_tokens, work.cls
+        # Requests that never fit an empty KV cache.
+        self.refused: npt.NDArray[np.bool_] = (
+            self._req[e.PROMPT] + self._req[e.OUTPUT] - 1 > self._blocks * profile.block_tokens
+        )
         self.arrival_s = work.arrival_s.copy()
         self.first_s, self.last_s = np.full(n, np.nan), np.full(n, np.nan)
-        self._where = np.full(n, NOBODY, dtype=np.int64)
         self._ended = np.zeros(n + 1, dtype=np.int64)
         self._when, self._who = np.zeros(n + 1), np.zeros(n + 1, dtype=np.int64)
         self._g = np.zeros(9, dtype=np.int64)
@@ -334,12 +331,6 @@ class Cluster:
         self._scraped = (0.0, 0, 0, np.zeros(size), np.zeros(size), np.zeros((size, 4)))
         self._late: list[int] = []
         self._set(replicas, lambda: 0.0)
-
-    @property
-    def refused(self) -> npt.NDArray[np.bool_]:
-        """Return which requests never fit an empty KV cache."""
-        room = self._blocks * self._empty[e.BLOCK]
-        return np.asarray(self._req[e.PROMPT] + self._req[e.OUTPUT] - 1 > room)
 
     @property
     def preempted(self) -> Ints:
@@ -357,8 +348,8 @@ class Cluster:
         w, tables = self._work, self._tables
         self.time = play(
             self.time, until, self._g, self._engines, self._clock, self._run, self._sums, self._life, self._ready, self._gone,
-            self._known, self._where, self.arrival_s, self._req, self.first_s, self.last_s, self._ended, w.follower,
-            w.think_s, self._when, self._who, self._router, self._weight, self._to_come,
+            self._known, self.arrival_s, self._req, self.first_s, self.last_s, self._ended, w.follower,
+            w.think_s, self._when, self._who, self._router, PREFILL_WEIGHT, TOKENS_TO_COME,
             tables.base, tables.slope, tables.linear, tables.overhead, tables.pair,
         )  # fmt: skip
         for k in np.flatnonzero(self._taken & (self._life == EMPTY)):
@@ -456,7 +447,7 @@ class Cluster:
         self._late.extend(int(r) for r in self._work.follower[ended] if r != NOBODY)
         late = np.array(self._late, dtype=np.int64)
         started = late[~np.isnan(self.first_s[late])]
-        self._late = [int(r) for r in late[np.isnan(self.first_s[late])] if not self._too_long(int(r))]
+        self._late = [int(r) for r in late[np.isnan(self.first_s[late]) & ~self.refused[late]]]
         made = self._req[e.OUTPUT, ended]
         long = ended[made > 1]
         found = Scrape(
@@ -486,7 +477,3 @@ class Cluster:
             self._engines[:, e.PREEMPTIONS].astype(np.float64), self._sums.copy(),
         )  # fmt: skip
         return found
-
-    def _too_long(self, r: int) -> bool:
-        room = self._blocks * int(self._empty[e.BLOCK])
-        return bool(self._req[e.PROMPT, r] + self._req[e.OUTPUT, r] - 1 > room)

@@ -6,6 +6,7 @@ import ast
 import csv
 import gzip
 import json
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -150,7 +151,7 @@ def read(path: Path, *, seed: int = 1, reason_share: float = 0.7) -> Workload:
         raise BadWorkload(f"{path}: there is no such file or folder")
     try:
         rows = list(_lines(path))
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error, csv.Error) as error:
         raise BadWorkload(f"{path}: can't be read: {error}") from None
     good: list[tuple[float, int, int, int, str]] = []
     bad: list[str] = []
@@ -214,7 +215,7 @@ def _split(output: int, share: float) -> tuple[int, int]:
 # ServeGen: clients with fitted arrivals by window and lengths by segment.
 
 
-def _renewals(rng: np.random.Generator, pattern: str, shape: float, rate: float) -> Floats:
+def renewals(rng: np.random.Generator, pattern: str, shape: float, rate: float) -> Floats:
     """Return the arrival times within one window of a renewal process whose mean gap is 1 / rate."""
     n = int(rate * WINDOW_S * 2 + 20)
     mean = shape if pattern == "Gamma" else gamma(1.0 + 1.0 / shape) if pattern == "Weibull" else 1.0
@@ -300,7 +301,7 @@ def servegen(
         for begin, rate, pattern, shape in rows:
             if rate <= 0.0 or begin + WINDOW_S <= start_s or begin >= end_s or not own:
                 continue
-            t = begin + _renewals(rng, pattern, shape, rate)
+            t = begin + renewals(rng, pattern, shape, rate)
             segment = max((s for s in own if s <= begin % 86_400), default=min(own))
             parts.append((t, *own[segment].draw(rng, len(t), correlation)))
             names += [client] * len(t)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from reasonscale.scaling.types import Objectives, StepTime
-from reasonscale.simulator.cluster import Scrape
+from reasonscale.simulator.cluster import C_ARRIVALS, C_PROMPT, Scrape
 from reasonscale.simulator.profile import Profile
 
 
@@ -120,12 +120,33 @@ def ongoing(s: Scrape) -> float:
 
 def arrivals(s: Scrape) -> float:
     """Return the requests that came since the scrape before."""
-    return float(s.by_class[2].sum())
+    return float(s.by_class[C_ARRIVALS].sum())
+
+
+def rates(recent: list[Scrape]) -> tuple[float, float]:
+    """Return the requests and the prompt tokens that came per second."""
+    seconds = max(1e-9, sum(s.window_s for s in recent))
+    return sum(arrivals(s) for s in recent) / seconds, sum(float(s.by_class[C_PROMPT].sum()) for s in recent) / seconds
 
 
 def usage(s: Scrape) -> float:
     """Return the mean KV usage of the replicas, 0..1."""
     return float((s.kv_used / s.kv_capacity).mean()) if len(s.kv_used) else 0.0
+
+
+class DownDelay:
+    """Lets a number fall only when it has been lower for so long; it stays ready to fall until it rises again."""
+
+    def __init__(self) -> None:
+        self._lower_since: float | None = None
+
+    def apply(self, now: float, current: int, desired: int, delay_s: float) -> int:
+        """Return what to ask for."""
+        if desired >= current:
+            self._lower_since = None
+            return desired
+        self._lower_since = now if self._lower_since is None else self._lower_since
+        return desired if now - self._lower_since >= delay_s else current
 
 
 class HpaDamping:

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from reasonscale.simulator.cluster import C_PROMPT
 from reasonscale.simulator.engine import BATCH, SECONDS
-from reasonscale.simulator.policies.base import Policy, Setting, View, arrivals
+from reasonscale.simulator.policies.base import DownDelay, Policy, Setting, View, arrivals, rates
 
 
 def seats_at(setting: Setting, context: float, tpot_s: float) -> float:
@@ -134,7 +135,7 @@ class TokenScale(Policy):
         super().__init__(setting, params)
         self._lengths: list[float] = []
         self._seen = -np.inf
-        self._lower_since: float | None = None
+        self._down = DownDelay()
 
     def decide(self, view: View) -> int:
         """Return prefill need + decode need, the lengths of who comes predicted from those who ended."""
@@ -142,9 +143,7 @@ class TokenScale(Policy):
         self._lengths = learnt(self._lengths, view, self._seen)
         self._seen = s.time
         recent = view.recent(self.p["window_s"])
-        seconds = max(1e-9, sum(x.window_s for x in recent))
-        rate = sum(arrivals(x) for x in recent) / seconds
-        prompt_rate = sum(float(x.by_class[3].sum()) for x in recent) / seconds
+        rate, prompt_rate = rates(recent)
         if not self._lengths:
             return view.target
         lengths, need = np.array(self._lengths), prompt_rate * step.d
@@ -156,11 +155,7 @@ class TokenScale(Policy):
                 tpot = self.setting.objectives.tpot_s
                 need += tokens * tpot / seats_at(self.setting, prompt + float(mine.mean()) / 2.0, tpot)
         desired: int = max(1, ceil(need * self.p["headroom"] - 1e-9))
-        if desired >= view.target:
-            self._lower_since = None
-            return desired
-        self._lower_since = view.now if self._lower_since is None else self._lower_since
-        return desired if view.now - self._lower_since >= float(self.p["down_delay_s"]) else view.target
+        return self._down.apply(view.now, view.target, desired, float(self.p["down_delay_s"]))
 
 
 class Chiron(Policy):
@@ -172,7 +167,7 @@ class Chiron(Policy):
 
     def __init__(self, setting: Setting, params: Mapping[str, Any] | None = None) -> None:
         super().__init__(setting, params)
-        self._lower_since: float | None = None
+        self._down = DownDelay()
 
     def decide(self, view: View) -> int:
         """Return the number at which a third of the instances would be busy."""
@@ -188,11 +183,7 @@ class Chiron(Policy):
             desired = max(desired, ceil(view.ready * min(2.0, queue_s / self.setting.objectives.ttft_s)))
         if abs(desired / max(1, view.target) - 1.0) <= self.p["band"]:
             desired = view.target
-        if desired >= view.target:
-            self._lower_since = None
-            return desired
-        self._lower_since = view.now if self._lower_since is None else self._lower_since
-        return desired if view.now - self._lower_since >= float(self.p["down_delay_s"]) else view.target
+        return self._down.apply(view.now, view.target, desired, float(self.p["down_delay_s"]))
 
 
 class SageServe(Policy):
@@ -248,7 +239,7 @@ class PreServe(Policy):
         super().__init__(setting, params)
         self._lengths: list[float] = []
         self._seen = -np.inf
-        self._lower_since: float | None = None
+        self._down = DownDelay()
 
     def decide(self, view: View) -> int:
         """Return the replicas that hold the anticipated KV: in use, growing by what runs, and who comes."""
@@ -261,7 +252,7 @@ class PreServe(Policy):
         recent = view.recent(self.p["window_s"])
         seconds = max(1e-9, sum(x.window_s for x in recent))
         rate = sum(arrivals(x) for x in recent) / seconds
-        prompt = sum(float(x.by_class[3].sum()) for x in recent) / max(1.0, sum(arrivals(x) for x in recent))
+        prompt = sum(float(x.by_class[C_PROMPT].sum()) for x in recent) / max(1.0, sum(arrivals(x) for x in recent))
         tpot = max(step.a, self.setting.objectives.tpot_s * 0.8)
         # Little's law: who comes stays for mean x tpot, and holds its prompt and half its output in the mean.
         coming = rate * mean * tpot * (prompt + mean / 2.0)
@@ -269,8 +260,4 @@ class PreServe(Policy):
         seats = rate * mean * tpot / seats_at(self.setting, prompt + mean / 2.0, self.setting.objectives.tpot_s)
         need = max(anticipated / (s.kv_capacity * self.p["kv_share"]), seats + rate * prompt * step.d)
         desired: int = max(1, ceil(need - 1e-9))
-        if desired >= view.target:
-            self._lower_since = None
-            return desired
-        self._lower_since = view.now if self._lower_since is None else self._lower_since
-        return desired if view.now - self._lower_since >= float(self.p["down_delay_s"]) else view.target
+        return self._down.apply(view.now, view.target, desired, float(self.p["down_delay_s"]))
