@@ -55,6 +55,9 @@ M_REASONING_TOKENS: Final = "reasonscale_reasoning_tokens_total"
 M_ANSWER_TOKENS: Final = "reasonscale_answer_tokens_total"
 M_BUDGET_EXHAUSTED: Final = "reasonscale_budget_exhausted_total"
 M_REJECTED: Final = "reasonscale_rejected_total"  # reason
+M_RESUMES: Final = "reasonscale_resumes_total"  # outcome
+M_RESUME_PAUSE: Final = "reasonscale_resume_pause_seconds"  # from an engine's loss to the next token
+M_RESUME_OFF: Final = "reasonscale_resume_off"  # 1: engines die again and again, requests are not handed on
 M_KV_CAPACITY: Final = "reasonscale_kv_capacity_tokens"
 M_KV_USED: Final = "reasonscale_kv_used_tokens"
 M_PREEMPTIONS: Final = "reasonscale_preemptions_total"
@@ -73,12 +76,22 @@ LABEL_METRIC_CLASS: Final = "cls"
 LABEL_METRIC_BIN: Final = "bin"  # the bin's lower edge, as a decimal number
 LABEL_METRIC_PHASE: Final = "phase"
 LABEL_METRIC_REASON: Final = "reason"
+LABEL_METRIC_OUTCOME: Final = "outcome"
 
 # HTTP headers of the ingress.
 HEADER_REQUEST_ID: Final = "x-request-id"
 HEADER_BUDGET: Final = "x-reasonscale-thinking-budget"  # tokens applied, `off`, `counted:<tokens>`, `native:<effort>`
 HEADER_MOST_OUTPUT: Final = "x-reasonscale-most-output"  # ingress to engine: output tokens after which we end a request
 HEADER_CLASS: Final = "x-reasonscale-class"
+# Between ingress and engine alone.
+HEADER_UNIQUE_ID: Final = "x-reasonscale-unique-id"  # the request's id with a suffix of its own
+HEADER_CREATED: Final = "x-reasonscale-created"  # unix seconds that its events bear
+HEADER_KEEP: Final = "x-reasonscale-keep"  # tell the ingress of every token
+HEADER_AGAIN: Final = "x-reasonscale-again"  # another engine had it
+HEADER_MADE: Final = "x-reasonscale-made"  # the tokens that other engines made of it
+HEADER_SESSION: Final = "x-reasonscale-session"  # what keeps to a replica while that is not overloaded
+HEADER_PROMPT_TOKENS: Final = "x-reasonscale-prompt-tokens"  # about so many
+HEADER_BY_TOKEN: Final = "x-reasonscale-by-token"  # make those again one by one
 
 # Why a target was chosen (Decision.reason, status.lastDecision.reason, the metric's label).
 REASON_HOLD: Final = "Hold"  # the target is right as it is

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-async def batched(source: AsyncGenerator[T, None], interval_s: float) -> AsyncGenerator[list[T], None]:
+async def batched(
+    source: AsyncGenerator[T, None], interval_s: float, beat_s: float | None = None, beat: Callable[[], T | None] = lambda: None
+) -> AsyncGenerator[list[T], None]:  # fmt: skip
     """Yield what `source` makes: the first piece at once, then what came meanwhile, at most every `interval_s`.
 
-    Nothing runs while nothing comes. An error of the source is raised after all that came before it; left early, the
-    source is closed.
+    Where nothing comes for `beat_s`, what `beat` makes is sent; nothing runs in between. An error of the source (or of
+    the beat) is raised after all that came before it; left early, the source is closed.
     """
     pieces: list[T] = []
     there = asyncio.Event()
@@ -29,7 +31,17 @@ async def batched(source: AsyncGenerator[T, None], interval_s: float) -> AsyncGe
     reader = asyncio.create_task(read())
     try:
         while True:
-            await there.wait()
+            if beat_s is None:
+                await there.wait()
+            else:
+                try:
+                    async with asyncio.timeout(beat_s):
+                        await there.wait()
+                except TimeoutError:
+                    alive = beat()
+                    if alive is None:
+                        continue
+                    pieces.append(alive)
             there.clear()
             ended = reader.done()
             if pieces:

@@ -2,23 +2,56 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ray.llm._internal.serve.core.configs.openai_api_models import ErrorResponse
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.metrics.loggers import StatLoggerBase
 
-from reasonscale.api.constants import CLASS_MEDIUM, HEADER_CLASS, HEADER_MOST_OUTPUT, HEADER_REQUEST_ID
+from reasonscale.api import constants as c
 from reasonscale.serving import events
+from reasonscale.serving.continuation import unpacked
+from reasonscale.serving.errors import EngineLost
 from reasonscale.serving.ledger import Ledger, Result, Tracker
+from reasonscale.serving.replay import go_on, mark_of
 from reasonscale.serving.steps import StepSums
+
+CRASH_ENV = "REASONSCALE_TEST_CRASH_ON"  # for tests: an engine dies of a prompt that holds this text
+
+
+@dataclass(slots=True)
+class Asked:
+    """What the ingress says of one request, from its coming to its end."""
+
+    cls: str
+    most: int | None = None  # output tokens after which it ends as by max_tokens
+    created: int | None = None  # the time that all of its events bear
+    made: list[int] = field(default_factory=list)  # tokens that another engine made of it
+    by_token: bool = False  # those are made again one by one
+    keeps: bool = False  # the ingress is told of every token
+    fresh: list[int] = field(default_factory=list)  # tokens that it was not told of yet
+    mark: int | None = None  # of its prompt; not told yet
+    arriving: bool = True  # not in the ledger yet: its prompt is being made
+
+    @classmethod
+    def of(cls, headers: Mapping[str, str]) -> Asked:
+        most, created = headers.get(c.HEADER_MOST_OUTPUT, ""), headers.get(c.HEADER_CREATED, "")
+        made = headers.get(c.HEADER_MADE)
+        return cls(
+            headers.get(c.HEADER_CLASS, c.CLASS_MEDIUM), max(1, int(most)) if most.isdigit() else None,
+            int(created) if created.isdigit() else None, unpacked(made) if made else [],
+            c.HEADER_BY_TOKEN in headers, c.HEADER_KEEP in headers,
+        )  # fmt: skip
 
 
 class _StepLogger(StatLoggerBase):  # type: ignore[misc]
@@ -61,9 +94,8 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
         self._end_ids: tuple[int, ...] = ()
         self._trackers: dict[str, Tracker] = {}
         self._whole: set[str] = set()  # requests whose output comes at once: read from the engine's own state
-        self._classes: OrderedDict[str, str] = OrderedDict()  # request id -> class, until the engine takes it
-        self._most: dict[str, int] = {}  # request id -> output tokens that the ingress counts it to
-        self._arriving: set[str] = set()  # admitted, and not in the ledger yet: their prompts are being made
+        self._asked: dict[str, Asked] = {}  # by the id that a request came with
+        self.hang_s = 60.0
         self._results: OrderedDict[str, Result] = OrderedDict()
 
     def _start_async_llm_engine(self, vllm_engine_args: Any, vllm_engine_config: Any, placement_group: Any) -> Any:
@@ -112,7 +144,8 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
     ) -> AsyncGenerator[Any, None]:
         """Run a request under the ledger's eye, each of its choices in a row of its own."""
         rid, ledger = request_id, self.ledger
-        cls = self._class_of(rid)
+        asked = self._asked_of(rid)
+        asked.arriving = False
         prompt_ids = (
             prompt.get("prompt_token_ids") if isinstance(prompt, dict) else getattr(prompt, "prompt_token_ids", None)
         )
@@ -123,37 +156,76 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
             # The engine would answer with an error that no client caused.
             sampling_params, budget = sampling_params.clone(), None
             sampling_params.thinking_token_budget = None
-        most = self._most.get(self._plain_id(rid))
+        crash = os.environ.get(CRASH_ENV)
+        if crash and crash in str(prompt.get("prompt")):
+            os.kill(os.getpid(), signal.SIGKILL)
+        most = asked.most
         if most is not None and most < (sampling_params.max_tokens or most + 1):
             sampling_params = sampling_params.clone()
             sampling_params.max_tokens = most
         keys = [_row_id(rid, index) for index in range(sampling_params.n or 1)]
-        for key in keys:
-            tracker = self._trackers[key] = Tracker(self._end_ids, thinks)
-            ledger.start(key, cls, time.time(), thinks=not tracker.answering)
-            if prompt_ids:
-                ledger.prompt(key, len(prompt_ids))
-        if not delta:
-            self._whole.update(keys)
+        made = self._begin(keys, asked, prompt_ids, thinks, delta)
+        if made:
+
+            def told(ids: Sequence[int], finish: str | None) -> None:
+                if ids:
+                    self._progress(rid, ids, True)
+                if finish is not None:
+                    self._finish(rid, 0, budget, ended=finish == "stop")
+
+            source = go_on(
+                self._plain_generate, self._engine_client, prompt, sampling_params, request_id, made,
+                by_token=asked.by_token, on_tokens=told, **kwargs,
+            )  # fmt: skip
+        else:
+            source = self._plain_generate(prompt, sampling_params, request_id, **kwargs)
         try:
-            async with aclosing(self._plain_generate(prompt, sampling_params, request_id, **kwargs)) as stream:
+            async with aclosing(source) as stream:
                 async for output in stream:
-                    for made in output.outputs:
-                        key = _row_id(rid, made.index)
+                    for part in () if made else output.outputs:
+                        key = _row_id(rid, part.index)
                         if key in self._trackers:
                             if output.prompt_token_ids:
                                 ledger.prompt(key, len(output.prompt_token_ids))
-                            self._progress(key, made.token_ids, delta)
-                            if made.finish_reason is not None:
-                                self._finish(key, made.index, budget, ended=made.finish_reason == "stop")
+                            self._progress(key, part.token_ids, delta)
+                            if part.finish_reason is not None:
+                                self._finish(key, part.index, budget, ended=part.finish_reason == "stop")
                     yield output
         finally:
             for index, key in enumerate(keys):
                 self._finish(key, index, budget, ended=False)
 
+    def _begin(self, keys: Sequence[str], asked: Asked, prompt_ids: Any, thinks: bool, delta: bool) -> list[int]:
+        """Enter a request's choices in the ledger; return what another engine made of it."""
+        now = time.time()
+        if asked.keeps and prompt_ids:
+            asked.mark = mark_of(prompt_ids)
+        for key in keys:
+            tracker = self._trackers[key] = Tracker(self._end_ids, thinks)
+            if asked.made:
+                tracker.feed(asked.made)
+                self.ledger.resume(
+                    key, asked.cls, now, prompt_tokens=len(prompt_ids), generated=tracker.generated,
+                    reasoning_tokens=tracker.reasoning_tokens, answering=tracker.answering,
+                )  # fmt: skip
+                continue
+            self.ledger.start(key, asked.cls, now, thinks=not tracker.answering)
+            if prompt_ids:
+                self.ledger.prompt(key, len(prompt_ids))
+            if not delta:
+                self._whole.add(key)
+        return asked.made
+
+    def _keep(self, key: str, ids: Sequence[int]) -> None:
+        asked = self._asked_of(key)
+        if asked.keeps:
+            asked.fresh.extend(ids)
+
     def _progress(self, key: str, token_ids: Any, delta: bool) -> None:
         tracker = self._trackers[key]
-        tracker.feed(token_ids if delta else list(token_ids)[tracker.generated :])
+        new = token_ids if delta else list(token_ids)[tracker.generated :]
+        tracker.feed(new)
+        self._keep(key, new)
         self.ledger.progress(key, tracker.generated, tracker.reasoning_tokens, tracker.answering)
 
     def _finish(self, key: str, index: int, budget: int | None, *, ended: bool) -> None:
@@ -171,17 +243,11 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
             # The choices of a request have one prompt.
             self._results[key] = result if index == 0 else replace(result, prompt_tokens=0)
 
-    def _plain_id(self, rid: str) -> str:
-        """Return the id that a request came with from the id of one of its prompts in the engine."""
+    def _asked_of(self, rid: str) -> Asked:
+        """Return what was said of a request, from the id of one of its prompts in the engine."""
         # One prefix is the engine's; what follows may look like one, and is the client's.
         plain = rid.removeprefix("chatcmpl-") if rid.startswith("chatcmpl-") else rid.removeprefix("cmpl-")
-        return plain if plain in self._classes else plain.rsplit("-", 1)[0]
-
-    def _class_of(self, rid: str) -> str:
-        """Return the class that a request came with; from now on the ledger knows of it."""
-        plain = self._plain_id(rid)
-        self._arriving.discard(plain)
-        return self._classes.get(plain, CLASS_MEDIUM)
+        return self._asked.get(plain) or self._asked.get(plain.rsplit("-", 1)[0]) or Asked(c.CLASS_MEDIUM)
 
     def look(self) -> None:
         """Bring the rows of requests whose output comes at once up to date, from the engine's own state."""
@@ -197,7 +263,9 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
             self.ledger.prompt(rid, state.prompt_len or 0)
             ids = state.detokenizer.output_token_ids
             if len(ids) > tracker.generated:
-                tracker.feed(list(ids[tracker.generated :]))
+                new = list(ids[tracker.generated :])
+                tracker.feed(new)
+                self._keep(rid, new)
                 self.ledger.progress(rid, tracker.generated, tracker.reasoning_tokens, tracker.answering)
 
     def retry_after_s(self) -> int:
@@ -205,55 +273,88 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
         rate = self.ledger.ends_per_s(time.time())
         return 5 if not rate else max(1, min(60, round(self.ledger.waiting / rate)))
 
+    def beat(self, plain: str) -> events.Piece | None:
+        """Return what says that a request is held here, with the tokens made meanwhile; EngineLost where nothing moves."""
+        asked = self._asked.get(plain)
+        if asked is None:
+            return None
+        self.look()
+        self.check_moving(time.monotonic())
+        return self._alive(asked)
+
+    def check_moving(self, now: float) -> None:
+        """Raise EngineLost where requests are in the engine and it has made no step for `hang_s`."""
+        if not self.ledger.rows or self._moved[0] != self.sums.told:
+            self._moved = (self.sums.told, now)
+        elif now - self._moved[1] > self.hang_s:
+            raise EngineLost(f"the engine made no step for {now - self._moved[1]:.0f} s")
+
+    _moved: tuple[int, float] = (0, float("inf"))
+
+    def _alive(self, asked: Asked) -> events.Piece:
+        mark, asked.mark = asked.mark, None
+        ids, asked.fresh = asked.fresh, []
+        return (events.ALIVE, {"prompt": mark}, ids, ())
+
     async def _watched(
         self, stream: AsyncGenerator[Any, None], prefix: str, request: Any, info: Any
     ) -> AsyncGenerator[Any, None]:
         """Run a request: refuse it where too many wait, rewrite what it streams, and end with what it came to."""
         headers = {k.lower(): v for k, v in (info.headers if info is not None else {}).items()}
         # An id of the client's may come twice at once; the engine aborts by it and the ledger keeps rows by it.
-        plain = request.request_id = f"{headers.get(HEADER_REQUEST_ID) or request.request_id}.{uuid.uuid4().hex[:8]}"
+        plain = headers.get(c.HEADER_UNIQUE_ID) or f"{request.request_id}.{uuid.uuid4().hex[:8]}"
+        request.request_id = plain
         # A burst is counted while its prompts are still being made, else all of it would pass.
-        waiting = self.ledger.waiting + len(self._arriving)
-        if waiting >= self.max_waiting:
+        waiting = self.ledger.waiting + sum(a.arriving for a in self._asked.values())
+        if waiting >= self.max_waiting and c.HEADER_AGAIN not in headers:
             await stream.aclose()
             yield {"refused": self.retry_after_s(), "waiting": waiting}
             return
-        self._arriving.add(plain)
-        self._classes[plain] = headers.get(HEADER_CLASS, CLASS_MEDIUM)
-        most = headers.get(HEADER_MOST_OUTPUT, "")
-        if most.isdigit():
-            self._most[plain] = max(1, int(most))
+        asked = self._asked[plain] = Asked.of(headers)
         rid = prefix + plain
         try:
+            yield (events.ALIVE, {}, [], ())
             async with aclosing(stream):
                 async for item in stream:
+                    if self._dead(item):
+                        raise EngineLost("the engine died")
                     if isinstance(item, ErrorResponse):
                         yield {"error": item.error.model_dump()}
                     elif isinstance(item, str):
-                        piece = self._piece(rid, item)
-                        if piece is not None:
-                            yield piece
+                        if asked.mark is not None:
+                            yield self._alive(asked)
+                        yield self._piece(rid, asked, item)
                     else:
                         counts = self._counts(rid)
+                        response = item.model_dump()
+                        if asked.created is not None and "created" in response:
+                            response["created"] = asked.created
                         yield {
                             "response": events.rewrite_response(
-                                item.model_dump(), self.field_names, self.hidden, counts["reasoning_tokens"]
+                                response, self.field_names, self.hidden, counts["reasoning_tokens"]
                             ),
                             "counts": counts,
                         }
                         return
-            yield (events.COUNTS, self._counts(rid))
+            yield (events.COUNTS, self._counts(rid), [], ())
+        except EngineDeadError:
+            raise EngineLost("the engine died") from None
         finally:
-            self._classes.pop(plain, None)
-            self._most.pop(plain, None)
-            self._arriving.discard(plain)
+            self._asked.pop(plain, None)
             self._counts(rid)  # an aborted request's are nobody's
 
-    def _piece(self, rid: str, event: str) -> tuple[str, Any] | None:
+    def _dead(self, item: Any) -> bool:
+        """Tell whether an error comes from an engine that is no more: the request is not at fault."""
+        wrong = isinstance(item, ErrorResponse) or (isinstance(item, str) and item.startswith('data: {"error"'))
+        return wrong and bool(self._engine_client.errored)
+
+    def _piece(self, rid: str, asked: Asked, event: str) -> events.Piece:
+        ids, asked.fresh = asked.fresh, []
         if event.startswith("data: [DONE]"):
-            return (events.OTHER, events.DONE)
+            return (events.OTHER, events.DONE, ids, ())
         seen = self._reasoned(rid) if '"usage":{' in event else 0
-        return events.rewrite_event(event, self.field_names, self.hidden, seen)
+        kind, text, said = events.rewrite_event(event, self.field_names, self.hidden, seen, asked.created)
+        return (kind, text, ids, said)
 
     def _reasoned(self, rid: str) -> int:
         """Return the reasoning tokens of a request's parts so far."""

@@ -10,6 +10,27 @@ _TYPES = {
 }  # fmt: skip
 
 
+class EngineLost(Exception):
+    """The engine that held a request is no more, or hangs; the request is not at fault."""
+
+
+class GaveUp(Exception):
+    """A request is not tried again. `status` and `code` are what its client is told."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.code = status, code
+
+
+def is_loss(error: BaseException) -> bool:
+    """Tell whether an error says that an engine was lost, and not that a request was wrong.
+
+    Through Ray an error comes as a subclass made on the way, so that its name tells, not its class.
+    """
+    name = type(error).__name__
+    return any(word in name for word in ("ActorDied", "ActorUnavailable", "WorkerCrashed", "NodeDied", "EngineLost"))
+
+
 def error_body(status: int, message: str, *, param: str | None = None, code: str | None = None) -> dict[str, Any]:
     """Return OpenAI's error object."""
     return {

@@ -6,9 +6,14 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-# What a piece of a stream carries; the ingress takes its times by it and never looks inside.
+# A piece of a stream is (kind, text, ids, said). `kind`: what it carries; the ingress takes its times by it and never looks
+# inside. `text`: what the client gets. `ids`: the tokens made since the piece before. `said`: characters by channel.
 OTHER, REASONING, ANSWER, COUNTS, ERROR = "other", "reasoning", "answer", "counts", "error"
+ALIVE = "alive"  # the engine has the request; sent at once, and while nothing else comes
 DONE = "data: [DONE]\n\n"
+C_ROLE, C_CHAIN, C_ANSWER = "role", "r", "c"
+Said = tuple[tuple[str, int], ...]
+Piece = tuple[str, Any, list[int], Said]
 
 
 def _fields(part: dict[str, Any], names: Sequence[str], hidden: bool) -> str:
@@ -38,31 +43,56 @@ def _usage(data: dict[str, Any], reasoning_tokens: int) -> None:
         }
 
 
-def rewrite_event(event: str, names: Sequence[str], hidden: bool, reasoning_tokens: int) -> tuple[str, str] | None:
-    """Return (kind, event) of one server-sent event; None where nothing is left to send of it."""
+def event_of(data: dict[str, Any]) -> str:
+    """Return an object as a server-sent event."""
+    return f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
+
+
+def _said(choice: dict[str, Any], names: Sequence[str]) -> Said:
+    """Return how many characters a choice says, by channel."""
+    if "text" in choice:
+        return ((C_ANSWER, len(choice["text"] or "")),)
+    delta = choice.get("delta") or {}
+    out = [(C_ROLE, 1)] if delta.get("role") else []
+    chain = next((delta[name] for name in names if delta.get(name)), None)
+    if chain:
+        out.append((C_CHAIN, len(chain)))
+    if delta.get("content"):
+        out.append((C_ANSWER, len(delta["content"])))
+    for call in delta.get("tool_calls") or ():
+        index, function = call.get("index", 0), call.get("function") or {}
+        if function.get("name"):
+            out.append((f"n{index}", 1))
+        if function.get("arguments"):
+            out.append((f"a{index}", len(function["arguments"])))
+    return tuple(out)
+
+
+def rewrite_event(
+    event: str, names: Sequence[str], hidden: bool, reasoning_tokens: int, created: int | None = None
+) -> tuple[str, str, Said]:
+    """Return (kind, event, said) of one server-sent event. `created`: the time that the whole stream bears."""
     if not event.startswith("data: {"):
-        return (OTHER, event)
+        return (OTHER, event, ())
     data = json.loads(event[6:])
     if "error" in data:
-        return (ERROR, event)
+        return (ERROR, event, ())
+    if created is not None and "created" in data:
+        data["created"] = created
+    choices = data.get("choices", [])
     kinds = [
         _fields(choice["delta"], names, hidden)
         if isinstance(choice.get("delta"), dict)
         else ANSWER
         if choice.get("text")  # a text completion
         else OTHER
-        for choice in data.get("choices", [])
+        for choice in choices
     ]
     _usage(data, reasoning_tokens)
     kind = ANSWER if ANSWER in kinds else REASONING if REASONING in kinds else OTHER
-    if (
-        hidden
-        and kind == REASONING
-        and not any(c.get("finish_reason") for c in data["choices"])
-        and not data.get("usage")
-    ):
-        return (REASONING, "")
-    return (kind, f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n")
+    if hidden and kind == REASONING and not any(c.get("finish_reason") for c in choices) and not data.get("usage"):
+        return (REASONING, "", ())
+    return (kind, event_of(data), _said(choices[0], names) if choices else ())
 
 
 def rewrite_response(data: dict[str, Any], names: Sequence[str], hidden: bool, reasoning_tokens: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import uuid
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from ray import serve
 from ray.llm._internal.serve.core.configs.openai_api_models import ChatCompletionRequest, CompletionRequest
 from ray.llm._internal.serve.core.ingress.utils import _sanitize_chat_completion_request
 from ray.llm._internal.serve.core.protocol import RawRequestInfo
-from ray.util.metrics import Counter, Histogram
+from ray.util.metrics import Counter, Gauge, Histogram
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -24,16 +25,21 @@ from reasonscale.api import constants as c
 from reasonscale.serving import events, loopback
 from reasonscale.serving.access_log import AccessLog, Entry
 from reasonscale.serving.budget import BadRequest
-from reasonscale.serving.errors import error_body
+from reasonscale.serving.continuation import Continuation, packed, what_binds
+from reasonscale.serving.errors import GaveUp, error_body
 from reasonscale.serving.limits import InFlight
-from reasonscale.serving.reading import govern, model_of, read_body, request_id
+from reasonscale.serving.reading import govern, model_of, read_body, request_id, session_of
+from reasonscale.serving.router import LOADS, PLACED, kill_replica
 from reasonscale.serving.settings import ModelSettings
-from reasonscale.serving.stream import error_of, flatten, relay
+from reasonscale.serving.stream import error_of, relay
+from reasonscale.serving.takeover import Deaths, Takeover
 
 _SECONDS = [0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300, 600, 1800]
 _TPOT = [0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1]
+_OUTCOME = c.LABEL_METRIC_OUTCOME
 _MODEL, _CLS, _REASON = c.LABEL_METRIC_MODEL, c.LABEL_METRIC_CLASS, c.LABEL_METRIC_REASON
 _CLIENT_GONE = 499
+_ALIVE = (events.OTHER, "")
 _SERVED = "POST /v1/chat/completions, POST /v1/completions and GET /v1/models"
 log = logging.getLogger("ray.serve")
 
@@ -45,6 +51,10 @@ class Call:
     entry: Entry
     headers: dict[str, str]
     place: InFlight | None = None
+    session: str | None = None
+    prompt_tokens: int = 0  # about so many
+    takeover: Takeover | None = None
+    unique: str = ""
     settled: bool = False
 
 
@@ -77,6 +87,10 @@ class Ingress:
             name: Histogram(name, description=name, boundaries=bounds, tag_keys=(_MODEL, _CLS))
             for name, bounds in ((c.M_TTFT, _SECONDS), (c.M_TTFAT, _SECONDS), (c.M_TPOT, _TPOT), (c.M_E2E, _SECONDS))
         }
+        self._deaths: dict[str, Deaths] = {}
+        self._resumes = Counter(c.M_RESUMES, description=c.M_RESUMES, tag_keys=(_MODEL, _OUTCOME))
+        self._pause = Histogram(c.M_RESUME_PAUSE, description=c.M_RESUME_PAUSE, boundaries=_SECONDS, tag_keys=(_MODEL,))
+        self._off = Gauge(c.M_RESUME_OFF, description=c.M_RESUME_OFF, tag_keys=(_MODEL,))
         self._rejected = Counter(c.M_REJECTED, description=c.M_REJECTED, tag_keys=(_MODEL, _REASON))
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -97,6 +111,8 @@ class Ingress:
             entry.model = settings.model
             applied = govern(settings, body, dict(request.headers), chat=chat)
             entry.cls, entry.budget = applied.cls, applied.label
+            call.session = session_of(body, dict(request.headers))
+            call.prompt_tokens = _about(request.headers.get("content-length"))
             call.headers |= {c.HEADER_BUDGET: applied.label, c.HEADER_CLASS: applied.cls}
             typed = _typed(applied.body, rid, chat)
             entry.streamed = bool(typed.stream)
@@ -107,8 +123,8 @@ class Ingress:
             self._settle(call, _CLIENT_GONE, {})
             raise
         except Exception as error:
-            status, message = _failure(error, rid)
-            return self._refuse(call, status, message, None, "engine_error")
+            status, message, code = _failure(error, rid)
+            return self._refuse(call, status, message, None, code)
 
     async def _run(
         self, settings: ModelSettings, typed: Any, call: Call, chat: bool, most_output: int | None
@@ -117,15 +133,11 @@ class Ingress:
         if not held.take(settings.max_in_flight):
             return self._overloaded(call, held.held, held.retry_after_s(time.monotonic()))
         call.place = held
-        entry = call.entry
-        told = {c.HEADER_REQUEST_ID: entry.id, c.HEADER_CLASS: entry.cls}
-        if most_output is not None:
-            told[c.HEADER_MOST_OUTPUT] = str(most_output)
-        info = RawRequestInfo(headers=told)
-        handle = self._handles[settings.model]
-        pieces = flatten((handle.chat if chat else handle.completions).remote(typed, info))
+        call.takeover = self._takeover(settings, typed, call, chat, most_output)
+        pieces = call.takeover.pieces()
         try:
-            first = await anext(pieces, None)
+            while (first := await anext(pieces, None)) == _ALIVE:
+                pass  # no status can be sent yet
         except BaseException:
             await pieces.aclose()
             raise
@@ -146,6 +158,49 @@ class Ingress:
             return self._engine_error(call, status, str(error.get("message") or ""), error.get("param"))
         self._settle(call, 200, first["counts"])
         return JSONResponse(first["response"], headers=call.headers)
+
+    def _takeover(
+        self, settings: ModelSettings, typed: Any, call: Call, chat: bool, most_output: int | None
+    ) -> Takeover:
+        """Return a request's way through one engine, or several."""
+        entry, model = call.entry, settings.model
+        kept = Continuation(what_binds(typed))
+        unique = f"{entry.id}.{uuid.uuid4().hex[:8]}"
+        told = {
+            c.HEADER_UNIQUE_ID: unique, c.HEADER_CLASS: entry.cls, c.HEADER_CREATED: str(int(entry.time)),
+            c.HEADER_PROMPT_TOKENS: str(call.prompt_tokens),
+        }  # fmt: skip
+        if most_output is not None:
+            told[c.HEADER_MOST_OUTPUT] = str(most_output)
+        if call.session is not None:
+            told[c.HEADER_SESSION] = call.session
+        if kept.binds is None:
+            told[c.HEADER_KEEP] = "1"
+        if getattr(typed, "tools", None):
+            told[c.HEADER_BY_TOKEN] = "1"
+        handle, deaths = self._handles[model], self._deaths.setdefault(model, Deaths())
+
+        def open_stream() -> Any:
+            again = {c.HEADER_AGAIN: str(taken.times)} if taken.times else {}
+            made = {c.HEADER_MADE: packed(kept.kept)} if kept.kept else {}
+            info = RawRequestInfo(headers=told | again | made)
+            return (handle.chat if chat else handle.completions).remote(typed, info)
+
+        def hung(replica: str) -> None:
+            LOADS[handle.deployment_name].avoid(replica, 10 * settings.hang_s)
+            kill_replica(handle.app_name, handle.deployment_name, replica)
+
+        def resumed(pause_s: float) -> None:
+            entry.resumed = taken.times
+            self._resumes.inc(tags={_MODEL: model, _OUTCOME: "resumed"})
+            self._pause.observe(pause_s, tags={_MODEL: model})
+
+        taken = Takeover(
+            kept, entry.started_s, deaths, hang_s=settings.hang_s, attempts=settings.attempts, open_stream=open_stream,
+            placed=lambda: PLACED.get(unique), hung=hung, resumed=resumed,
+        )  # fmt: skip
+        call.unique = unique
+        return taken
 
     def _streamed(self, first: Any, pieces: Any, call: Call) -> Response:
         rid = call.entry.id
@@ -189,6 +244,12 @@ class Ingress:
         if call.settled:
             return
         call.settled = True
+        PLACED.pop(call.unique, None)
+        if call.takeover is not None and call.takeover.times:
+            call.entry.resumed = call.takeover.times
+            if status not in (200, _CLIENT_GONE):
+                self._resumes.inc(tags={_MODEL: call.entry.model, _OUTCOME: call.entry.error or "failed"})
+            self._off.set(self._deaths[call.entry.model].off, tags={_MODEL: call.entry.model})
         now, entry = time.monotonic(), call.entry
         if call.place is not None:
             call.place.give(now)
@@ -243,15 +304,20 @@ def _typed(body: dict[str, Any], rid: str, chat: bool) -> Any:
         raise BadRequest("a field has a type that it cannot have; see OpenAI's reference for the right ones") from None
 
 
-def _failure(error: Exception, rid: str) -> tuple[int, str]:
-    """Return status and message of a failure between here and the engine: ours to log, not the client's to read."""
+def _about(length: str | None) -> int:
+    """Return about how many tokens a body holds, from its bytes."""
+    return int(length) // 4 if length and length.isdigit() else 0
+
+
+def _failure(error: Exception, rid: str) -> tuple[int, str, str]:
+    """Return status, message and code of a failure between here and the engine: ours to log, not the client's to read."""
+    if isinstance(error, GaveUp):
+        log.error("request %s was given up (%s): %s", rid, error.code, error)
+        return error.status, str(error), error.code
     log.error("request %s failed: %s", rid, error, exc_info=error)
-    name = type(error).__name__
-    if "Died" in name or "Unavailable" in name:
-        return 503, "the engine that held this request was lost; send it again"
-    if "BackPressure" in name:
-        return 503, "too many requests wait already; send it again"
-    return 500, f"the engine failed (request {rid}); the server's log has the reason"
+    if "BackPressure" in type(error).__name__:
+        return 503, "too many requests wait already; send it again", "engine_error"
+    return 500, f"the engine failed (request {rid}); the server's log has the reason", "engine_error"
 
 
 def make_ingress() -> Any:

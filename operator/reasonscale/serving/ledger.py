@@ -127,6 +127,25 @@ class Ledger:
         self.totals[cls].arrivals += 1
         self.rows[rid] = Row(cls, now, thinks)
 
+    def resume(
+        self,
+        rid: str,
+        cls: str,
+        now: float,
+        *,
+        prompt_tokens: int,
+        generated: int,
+        reasoning_tokens: int,
+        answering: bool,
+    ) -> None:
+        """Note that a request goes on here which another engine began: at its age, and counted there already."""
+        cls = self._class(cls)
+        row = Row(cls, now, not answering, prompt_tokens, generated, reasoning_tokens, answering)
+        if generated > 0:
+            row.bin = bin_of(generated)
+            row.next_edge = TOKEN_BINS[row.bin + 1] if row.bin + 1 < N_BINS else _NEVER
+        self.rows[rid] = row
+
     def prompt(self, rid: str, tokens: int) -> None:
         """Note a request's prompt length, once it is known."""
         row = self.rows.get(rid)
@@ -169,6 +188,11 @@ class Ledger:
     def waiting(self) -> int:
         """Requests without their first token."""
         return sum(1 for row in self.rows.values() if row.generated == 0)
+
+    @property
+    def waiting_prompt_tokens(self) -> int:
+        """Prompt tokens of the requests without their first token."""
+        return sum(row.prompt_tokens for row in self.rows.values() if row.generated == 0)
 
     def ends_per_s(self, now: float) -> float | None:
         """Requests that end per second of late; None before there is a rate."""

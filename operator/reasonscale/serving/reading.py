@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import uuid
@@ -14,6 +15,8 @@ from reasonscale.serving.settings import MAX_BODY_BYTES, ModelSettings
 _GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 MAX_PROMPTS = 64
 MAX_CHOICES = 16
+_SESSION_TEXT = 4096  # characters of a message by which a conversation is known
+_SESSION_LEAST = 256  # a shorter beginning saves no prefill worth a crowded replica
 
 
 def request_id(given: str | None) -> str:
@@ -83,6 +86,23 @@ def _check_content(body: Mapping[str, Any], *, chat: bool) -> None:
             raise BadRequest("messages must be a list of at least one message", "messages")
     elif body.get("prompt") is None and body.get("prompt_embeds") is None:
         raise BadRequest("prompt is missing; it must be a text or a list of token ids", "prompt")
+
+
+def session_of(body: Mapping[str, Any], headers: Mapping[str, str]) -> str | None:
+    """Return what a request has in common with those of its session; None where it has no session to be known by."""
+    said_so = headers.get("x-session-id") or body.get("prompt_cache_key")
+    if isinstance(said_so, str) and said_so:
+        return _digest("id", said_so)
+    messages = body.get("messages")
+    if not isinstance(messages, list):
+        return None
+    # Turns of one conversation begin alike: up to the first message of its user.
+    first = [str(m.get("content"))[:_SESSION_TEXT] for m in messages[:2] if isinstance(m, dict)]
+    return _digest("prompt", *first) if any(len(text) >= _SESSION_LEAST for text in first) else None
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.blake2b("\0".join(parts).encode(errors="replace"), digest_size=12).hexdigest()
 
 
 def govern(settings: ModelSettings, body: Mapping[str, Any], headers: Mapping[str, str], *, chat: bool) -> Applied:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 from ray.llm._internal.serve.core.server import llm_server
@@ -13,12 +16,17 @@ from ray.llm._internal.serve.core.server.llm_server import LLMServer
 from reasonscale.serving import loopback
 from reasonscale.serving.batching import batched
 from reasonscale.serving.engine import ReasonEngine
+from reasonscale.serving.errors import EngineLost
 from reasonscale.serving.export import Exporter, describe
+from reasonscale.serving.routing import AT, KV_CAPACITY, KV_TOKENS, PREEMPTED, REQUESTS, WAITING_PROMPT
 from reasonscale.serving.settings import ModelSettings
 
 log = logging.getLogger("ray.serve")
 loopback.apply()
 STREAM_INTERVAL_S = 0.02
+STREAM_BEAT_S = 5.0  # a stream that says nothing says that it is alive
+WHOLE_BEAT_S = 1.0  # and an answer that comes at once says how far it is
+_EXIT_AFTER_S = 1.0  # what an engine's loss is told to its requests in
 
 
 class ReasonServer(LLMServer):  # type: ignore[misc]
@@ -41,19 +49,61 @@ class ReasonServer(LLMServer):  # type: ignore[misc]
 
     _pending: dict[str, Any] | None = None
 
-    def _batch_output_stream(self, generator: Any) -> Any:
+    async def _run_request(
+        self, request: Any, *, engine_method: str, batch_output_stream: bool = False, raw_request_info: Any = None
+    ) -> AsyncGenerator[Any, None]:
         # Serve LLM's own batcher holds the first token back for an interval, and wakes up each interval for each stream.
-        return batched(generator, STREAM_INTERVAL_S)
+        await self._maybe_add_request_id_to_request(request)
+        source = getattr(self.engine, engine_method)(request, raw_request_info)
+        if not batch_output_stream:
+            return source  # type: ignore[no-any-return]
+        return self._sent(source, STREAM_BEAT_S if request.stream else WHOLE_BEAT_S, request)
+
+    async def _sent(self, source: AsyncGenerator[Any, None], beat_s: float, request: Any) -> AsyncGenerator[Any, None]:
+        try:
+            yield [await anext(source)]  # that it is here, before anything that takes time
+            batches = batched(source, STREAM_INTERVAL_S, beat_s, lambda: self.engine.beat(request.request_id))
+            async with aclosing(batches):
+                async for batch in batches:
+                    yield batch
+        except EngineLost as error:
+            self._give_up(error)
+            raise
+        finally:
+            await source.aclose()
+
+    def _give_up(self, error: EngineLost) -> None:
+        """Leave: Serve starts another replica at once, and checks one that stays for half a minute first."""
+        if not self._leaving:
+            self._leaving = True
+            log.error("this replica goes, since its engine was lost: %s", error)
+            asyncio.get_running_loop().call_later(_EXIT_AFTER_S, _exit)
+
+    _leaving = False
 
     async def _export(self) -> None:
         engine = self.engine
         while True:
             try:
                 self._look()
+                self.engine.check_moving(time.monotonic())
                 self._exporter.write(engine.ledger, engine.sums, engine.kv_capacity_tokens, time.time())
+            except EngineLost as error:
+                self._give_up(error)
             except Exception:  # the next second may do better; a silent ledger would hold the scaler for good
                 log.exception("the ledger could not be written")
             await asyncio.sleep(1.0)
+
+    async def record_routing_stats(self) -> dict[str, Any]:
+        """Return what the router weighs replicas by."""
+        ledger, sums = self.engine.ledger, self.engine.sums
+        preempted, self._preempted = sums.preemptions > self._preempted, sums.preemptions
+        return {
+            KV_TOKENS: sums.kv_usage * self.engine.kv_capacity_tokens, KV_CAPACITY: self.engine.kv_capacity_tokens,
+            WAITING_PROMPT: ledger.waiting_prompt_tokens, REQUESTS: len(ledger.rows), AT: time.time(), PREEMPTED: preempted,
+        }  # fmt: skip
+
+    _preempted = 0
 
     def _look(self) -> None:
         self.engine.look()
@@ -65,6 +115,7 @@ class ReasonServer(LLMServer):  # type: ignore[misc]
         self.engine.field_names = settings.field_names
         self.engine.hidden = settings.hidden
         self.engine.max_waiting = settings.max_waiting
+        self.engine.hang_s = settings.hang_s
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take new settings; no engine restarts."""
@@ -80,3 +131,11 @@ class ReasonServer(LLMServer):  # type: ignore[misc]
         return {"replica": serve.get_replica_context().replica_id.unique_id} | describe(
             self.engine.ledger, self.engine.sums, self.engine.kv_capacity_tokens
         )
+
+
+def _exit() -> None:
+    import psutil  # type: ignore[import-untyped]  # comes with vLLM
+
+    for child in psutil.Process().children(recursive=True):  # an engine that hangs hears nothing, and holds its memory
+        child.kill()
+    os._exit(1)

@@ -36,6 +36,8 @@ class ModelSettings:
     classes: tuple[tuple[str, str, tuple[str, ...]], ...]  # name, header in lower case, its values
     max_waiting: int  # requests waiting for their first token that one replica accepts
     max_in_flight: int = 4096  # requests that one ingress holds; the rest is refused
+    hang_s: float = 60.0  # an engine with requests and no token for so long is taken as lost
+    attempts: int = 3  # engines that a request is handed on to after its first
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as plain JSON values."""

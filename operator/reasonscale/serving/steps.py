@@ -18,6 +18,7 @@ class StepSums:
     kv_usage: float = 0.0
     running: int = 0
     waiting: int = 0
+    told: int = 0  # looks at the engine's scheduler, busy or not
     _last_s: float | None = None
 
     def step(
@@ -30,6 +31,7 @@ class StepSums:
             self.batch += self.running
             self.kv_tokens += self.kv_usage * capacity
             self.prefill_tokens += prefill
+        self.told += 1
         self.preemptions += preempted
         self.kv_usage, self.running, self.waiting, self._last_s = kv_usage, running, waiting, now
 

@@ -51,7 +51,7 @@ async def relay(
     rest: AsyncGenerator[Any, None],
     entry: Entry,
     settle: Callable[[int, dict[str, Any]], None],
-    failure: Callable[[Exception], tuple[int, str]],
+    failure: Callable[[Exception], tuple[int, str, str]],
     clock: Callable[[], float] = time.monotonic,
 ) -> AsyncGenerator[str, None]:
     """Yield server-sent events, `[DONE]` last and once. `settle(status, counts)` is called when the stream is over.
@@ -61,6 +61,7 @@ async def relay(
     counts: dict[str, Any] = {}
     status = 499  # the client went away, unless the stream comes to its end
     failed: int | None = None
+    code = "engine_error"
     sent_s = clock()
     try:
         item: Any = first
@@ -84,17 +85,17 @@ async def relay(
         status = failed or 200
         yield events.DONE
     except Exception as error:
-        status, message = failure(error)
-        yield _error_event(status, message, entry.id)
+        status, message, code = failure(error)
+        yield _error_event(status, message, entry.id, code)
         yield events.DONE
     finally:
         await rest.aclose()
         status = failed or status
         if status not in (200, 499):
-            entry.error = "engine_error"
+            entry.error = code
         settle(status, counts)
 
 
-def _error_event(status: int, message: str, rid: str) -> str:
-    body = error_body(status, f"{message} (request {rid})", code="engine_error")
+def _error_event(status: int, message: str, rid: str, code: str = "engine_error") -> str:
+    body = error_body(status, f"{message} (request {rid})", code=code)
     return f"data: {json.dumps(body, separators=(',', ':'))}\n\n"

@@ -49,9 +49,9 @@ class Played:
         self.settled: list[tuple[int, dict[str, Any]]] = []
         self.failures: list[Exception] = []
 
-    def _failed(self, error: Exception) -> tuple[int, str]:
+    def _failed(self, error: Exception) -> tuple[int, str, str]:
         self.failures.append(error)
-        return 503, "lost"
+        return 503, "lost", "engine_error"
 
     async def open(self, clock: Any = None) -> Any:
         pieces = flatten(self.engine)
@@ -180,7 +180,7 @@ def test_a_line_of_the_access_log_is_json_of_counts_and_times(tmp_path: Path) ->
     assert second["ttft_s"] is None
     assert set(first) == {
         "time", "id", "model", "cls", "endpoint", "streamed", "status", "budget", "prompt_tokens", "reasoning_tokens",
-        "answer_tokens", "budget_exhausted", "ttft_s", "ttfat_s", "e2e_s", "error",
+        "answer_tokens", "budget_exhausted", "ttft_s", "ttfat_s", "e2e_s", "resumed", "error",
     }  # fmt: skip
 
 

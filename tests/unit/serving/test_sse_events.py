@@ -34,7 +34,7 @@ def test_the_chain_comes_in_the_fields_that_are_named_and_in_no_other(source: st
 
 
 def test_a_hidden_chain_is_not_sent_and_is_still_seen_as_reasoning() -> None:
-    assert events.rewrite_event(event(reasoning="secret"), BOTH, True, 3) == (events.REASONING, "")
+    assert events.rewrite_event(event(reasoning="secret"), BOTH, True, 3) == (events.REASONING, "", ())
 
 
 def test_an_event_with_the_chains_last_and_the_answers_first_words_keeps_the_answer() -> None:
@@ -75,9 +75,9 @@ def test_a_whole_answer_has_the_fields_and_the_counts_and_hides_the_same() -> No
 
 
 def test_what_is_no_delta_passes_unchanged() -> None:
-    assert events.rewrite_event(events.DONE, BOTH, True, 0) == (events.OTHER, events.DONE)
+    assert events.rewrite_event(events.DONE, BOTH, True, 0) == (events.OTHER, events.DONE, ())
     error = 'data: {"error": {"message": "m", "code": 500}}\n\n'
-    assert events.rewrite_event(error, BOTH, False, 0) == (events.ERROR, error)
+    assert events.rewrite_event(error, BOTH, False, 0) == (events.ERROR, error, ())
 
 
 def test_a_text_completion_s_tokens_are_the_answer() -> None:

@@ -1,0 +1,79 @@
+"""Serve's request router by expected work (`routing.Loads`). Runs under Ray, once in each ingress."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from typing import Any
+
+from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
+
+from reasonscale.api import constants as c
+from reasonscale.serving.routing import Loads
+
+# The router runs in a thread of its own; the ingress in the same process reads by whole assignments alone.
+LOADS: dict[str, Loads] = {}  # by deployment
+PLACED: OrderedDict[str, tuple[str, float]] = OrderedDict()  # a request's unique id -> its replica, and since when
+_PLACED_MOST = 100_000
+_KILLED: set[str] = set()
+_LOCK = threading.Lock()
+log = logging.getLogger("ray.serve")
+
+
+def _told(pending: PendingRequest | None) -> dict[str, str]:
+    args: list[Any] = pending.args if pending is not None else []
+    return getattr(args[1], "headers", {}) if len(args) > 1 else {}
+
+
+def _place(rid: str | None, replica: str) -> None:
+    if rid:
+        PLACED[rid] = (replica, time.monotonic())
+        while len(PLACED) > _PLACED_MOST:
+            PLACED.popitem(last=False)
+
+
+class ExpectedWork(RequestRouter):  # type: ignore[misc]
+    """Ranks all replicas by the tokens that they hold and expect."""
+
+    def initialize_state(self, **kwargs: Any) -> None:
+        self._loads = LOADS.setdefault(self._deployment_id.name, Loads())
+
+    async def choose_replicas(
+        self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
+    ) -> list[list[RunningReplica]]:
+        if pending_request is not None:
+            pending_request.routing_context.should_backoff = True  # all are tried; the next round waits
+        by_name = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
+        self._loads.keep(by_name)
+        for name, replica in by_name.items():
+            self._loads.report(name, replica.routing_stats or {})
+        told = _told(pending_request)
+        order = self._loads.order(by_name, told.get(c.HEADER_SESSION))
+        if order:
+            _place(told.get(c.HEADER_UNIQUE_ID), order[0])  # one that hangs never says that it took it
+        return [[by_name[name]] for name in order]
+
+    def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
+        told = _told(pending_request)
+        prompt = told.get(c.HEADER_PROMPT_TOKENS, "")
+        self._loads.sent(replica_id.unique_id, float(prompt) if prompt.isdigit() else 0.0, told.get(c.HEADER_SESSION))
+        _place(told.get(c.HEADER_UNIQUE_ID), replica_id.unique_id)
+
+
+def kill_replica(app: str, deployment: str, replica: str) -> None:
+    """End a replica that hangs; Serve starts another. In a thread: a process that is stopped may not answer."""
+    import ray
+    from ray.serve._private.constants import SERVE_NAMESPACE
+
+    def kill() -> None:
+        try:
+            ray.kill(ray.get_actor(f"SERVE_REPLICA::{app}#{deployment}#{replica}", namespace=SERVE_NAMESPACE))
+        except Exception as error:  # it may be gone already; Serve's own check comes later
+            log.warning("the replica %s could not be ended: %s", replica, error)
+
+    with _LOCK:
+        if replica not in _KILLED:
+            _KILLED.add(replica)
+            threading.Thread(target=kill, daemon=True).start()

@@ -1,0 +1,114 @@
+"""Which replica takes a request: the one with the least work, in tokens of KV cache. Pure.
+
+A replica's work is what its KV cache holds, what its requests are still to add, and the prompts that it has not
+prefilled, which weigh more: a neighbour's long prompt breaks the time per token of everyone. The weights were best in
+the simulator at equal GPU-hours (`simulator.cluster`, router `expected-load`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+PREFILL_WEIGHT: Final = 5.0
+TOKENS_TO_COME: Final = 2000.0
+# Keys of what a replica reports.
+KV_TOKENS, KV_CAPACITY, WAITING_PROMPT, REQUESTS, AT, PREEMPTED = (
+    "kv",
+    "capacity",
+    "prompt",
+    "requests",
+    "at",
+    "preempted",
+)
+STALE_S: Final = 15.0  # a replica that reported nothing for so long is taken last
+FULL: Final = 0.95  # of its KV cache: filled no further while others have room
+SESSIONS: Final = 10_000
+STAY: Final = 1.25  # a session stays where its replica has at most so much more work than the least
+STAY_TOKENS: Final = 4000.0
+
+
+@dataclass(slots=True)
+class Seen:
+    """What the router knows of one replica."""
+
+    report: Mapping[str, Any] = field(default_factory=dict)
+    at_s: float = float("-inf")  # by our clock, when that came
+    sent: list[tuple[float, float]] = field(default_factory=list)  # what was sent since: when, and its prompt's tokens
+
+
+class Loads:
+    """What the router of one ingress knows of a model's replicas. Between reports it adds what it sent itself."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._seen: dict[str, Seen] = {}
+        self._avoid: dict[str, float] = {}
+        self._sessions: OrderedDict[str, str] = OrderedDict()
+
+    def report(self, replica: str, stats: Mapping[str, Any]) -> None:
+        """Take a replica's report; one that was taken before changes nothing."""
+        seen = self._seen.setdefault(replica, Seen())
+        if stats and stats.get(AT) != seen.report.get(AT):
+            now = self._clock()
+            # What was sent while a report was under way may not be in it: it counts once more for a report's time.
+            period = now - seen.at_s
+            seen.sent = [s for s in seen.sent if now - s[0] < min(period, 1.0) / 2]
+            seen.report, seen.at_s = stats, now
+
+    def keep(self, replicas: Iterable[str]) -> None:
+        """Forget all replicas but these."""
+        there = set(replicas)
+        for gone in self._seen.keys() - there:
+            del self._seen[gone]
+        for gone in self._avoid.keys() - there:
+            del self._avoid[gone]
+
+    def avoid(self, replica: str, for_s: float) -> None:
+        """Take a replica last for a while: it hangs, or is to be emptied."""
+        self._avoid[replica] = self._clock() + for_s
+
+    def sent(self, replica: str, prompt_tokens: float, session: str | None = None) -> None:
+        """Note that a replica was given a request."""
+        self._seen.setdefault(replica, Seen()).sent.append((self._clock(), prompt_tokens))
+        if session is not None:
+            self._sessions[session] = replica
+            self._sessions.move_to_end(session)
+            while len(self._sessions) > SESSIONS:
+                self._sessions.popitem(last=False)
+
+    def work(self, replica: str) -> float:
+        """Return a replica's work, in tokens of KV cache."""
+        seen = self._seen.get(replica, Seen())
+        kv, prompt = float(seen.report.get(KV_TOKENS, 0.0)), float(seen.report.get(WAITING_PROMPT, 0.0))
+        requests = float(seen.report.get(REQUESTS, 0.0)) + len(seen.sent)
+        prompt += sum(tokens for _, tokens in seen.sent)
+        return kv + PREFILL_WEIGHT * prompt + TOKENS_TO_COME * requests
+
+    def _late(self, replica: str) -> int:
+        """Return 0 for a replica to send to, more for those that are taken only when no other is there."""
+        now = self._clock()
+        if self._avoid.get(replica, 0.0) > now:
+            return 3
+        seen = self._seen.get(replica)
+        if seen is None or not seen.report:
+            return 0  # it has just come: nothing is known because nothing has run
+        if now - seen.at_s > STALE_S:
+            return 2
+        capacity = float(seen.report.get(KV_CAPACITY, 0.0))
+        full = capacity > 0 and float(seen.report.get(KV_TOKENS, 0.0)) >= FULL * capacity
+        return 1 if full or seen.report.get(PREEMPTED) else 0
+
+    def order(self, replicas: Iterable[str], session: str | None = None) -> list[str]:
+        """Return the replicas in the order in which a request should try them."""
+        ranked = sorted(replicas, key=lambda r: (self._late(r), self.work(r), r))
+        home = self._sessions.get(session) if session is not None else None
+        if home is None or home not in ranked or self._late(home) != self._late(ranked[0]):
+            return ranked
+        if self.work(home) <= STAY * self.work(ranked[0]) + STAY_TOKENS:
+            ranked.remove(home)
+            ranked.insert(0, home)
+        return ranked
