@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,22 @@ class Service:
         """Return the ids of the model's replicas that run."""
         return {rid for rid, word, _ in self.state().replicas[self.deployment] if word == "RUNNING"}
 
+    def pids(self) -> dict[str, int]:
+        """Return the process of each of the model's replicas that run."""
+
+        async def details(api: ServeApi) -> Any:
+            return (await api._call("GET")).json()
+
+        found = self.call(details)["applications"][self.app]["deployments"][self.deployment]["replicas"]
+        return {r["replica_id"]: r["pid"] for r in found if r["state"] == "RUNNING"}
+
+    def wait_replicas(self, number: int, within_s: float = READY_WITHIN_S, but: frozenset[str] = frozenset()) -> None:
+        """Wait until so many replicas run, none of `but` among them."""
+        deadline = time.monotonic() + within_s
+        while len(there := self.pids().keys() - but) != number or self.pids().keys() & but:
+            assert time.monotonic() < deadline, f"{there} run after {within_s:.0f} s"
+            time.sleep(0.5)
+
     def ledger(self) -> dict[str, Any]:
         """Return one replica's ledger, asked directly."""
         from ray import serve
@@ -124,21 +141,33 @@ class Service:
         return ledger
 
 
-@pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Start Ray and one replica of the bundled model; stop both at the end."""
+@contextmanager
+def serving(log: Path, replicas: int = 1, env: dict[str, str] | None = None) -> Iterator[Service]:
+    """Start Ray and so many replicas of the bundled model; stop both at the end."""
     model = load_models(EXAMPLE)[0]
     resolved = resolve(model, EXAMPLE.parent)
-    log = tmp_path_factory.mktemp("logs") / "access.jsonl"
     node = start_ray()
     try:
-        app = serve_app([resolved], {resolved.name: 1}, local=True, ingress_env={ACCESS_LOG: str(log)})
+        app = serve_app([resolved], {resolved.name: replicas}, local=True, env=env, ingress_env={ACCESS_LOG: str(log)})
         port = free_port()
         found = Service(node, resolved, {}, port, log)
         found.put(serve_config(app, host="127.0.0.1", port=port))
         yield found
     finally:
         node.stop()
+
+
+@pytest.fixture(scope="session")
+def start_service() -> Any:
+    """What starts a Ray with replicas of its own, for tests that harm them; a process has one Ray at a time."""
+    return serving
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One replica, for every test that does it no harm."""
+    with serving(tmp_path_factory.mktemp("logs") / "access.jsonl") as found:
+        yield found
 
 
 @pytest.fixture

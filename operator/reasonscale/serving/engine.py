@@ -24,9 +24,8 @@ from reasonscale.serving.continuation import unpacked
 from reasonscale.serving.errors import EngineLost
 from reasonscale.serving.ledger import Ledger, Result, Tracker
 from reasonscale.serving.replay import go_on, mark_of
+from reasonscale.serving.settings import CRASH_ENV
 from reasonscale.serving.steps import StepSums
-
-CRASH_ENV = "REASONSCALE_TEST_CRASH_ON"  # for tests: an engine dies of a prompt that holds this text
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from typing import Any
 from reasonscale.api.families import Switch
 from reasonscale.api.resolve import Resolved
 
+CRASH_ENV = "REASONSCALE_TEST_CRASH_ON"  # for tests: an engine dies of a prompt that holds this text
 MAX_BODY_BYTES = 4 * 1024 * 1024
 # Parsers of vLLM's that have no marks, so that the engine can't count a chain.
 _UNCOUNTED = frozenset({"openai_gptoss", "muse_glimmer"})
