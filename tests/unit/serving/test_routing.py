@@ -1,0 +1,115 @@
+"""The router sends to the least work in tokens, adds what it sent itself, and takes the late and the full last."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reasonscale.serving.routing import AT, KV_CAPACITY, KV_TOKENS, PREEMPTED, REQUESTS, STALE_S, WAITING_PROMPT, Loads
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def stats(kv: float = 0, requests: int = 0, prompt: float = 0, at: float = 1.0, **more: Any) -> dict[str, Any]:
+    return {KV_TOKENS: kv, KV_CAPACITY: 100_000.0, WAITING_PROMPT: prompt, REQUESTS: requests, AT: at} | more
+
+
+def test_the_least_work_comes_first_and_a_prompt_not_yet_read_weighs_more_than_what_is_held() -> None:
+    loads = Loads(Clock())
+    loads.report("held", stats(kv=30_000, requests=5))
+    loads.report("prompts", stats(prompt=8_000, requests=5))
+    loads.report("idle", stats())
+    assert loads.order(["held", "prompts", "idle"]) == ["idle", "held", "prompts"]
+
+
+def test_requests_sent_between_two_reports_go_to_different_replicas() -> None:
+    loads = Loads(Clock())
+    for name in "abc":
+        loads.report(name, stats())
+    went = []
+    for _ in range(6):
+        first = loads.order("abc")[0]
+        loads.sent(first, 500)
+        went.append(first)
+    assert sorted(went) == ["a", "a", "b", "b", "c", "c"]
+
+
+def test_a_report_replaces_what_was_sent_long_before_it_and_not_what_it_may_have_missed() -> None:
+    clock = Clock()
+    loads = Loads(clock)
+    loads.report("a", stats(at=1.0))
+    loads.sent("a", 100)
+    clock.now += 0.9
+    loads.sent("a", 100)
+    clock.now += 0.1
+    loads.report("a", stats(requests=1, at=2.0))
+    assert loads.work("a") == 2000 * 2 + 5 * 100
+    loads.report("a", stats(requests=1, at=2.0))  # the same one, read again
+    assert loads.work("a") == 2000 * 2 + 5 * 100
+
+
+def test_one_that_hangs_is_full_or_is_to_be_emptied_is_taken_last_and_still_taken() -> None:
+    clock = Clock()
+    loads = Loads(clock)
+    loads.report("silent", stats())
+    clock.now += STALE_S + 1
+    loads.report("full", stats(kv=96_000))
+    loads.report("preempts", stats(kv=60_000, **{PREEMPTED: True}))
+    loads.report("busy", stats(kv=90_000, requests=40))
+    loads.report("hangs", stats())
+    loads.avoid("hangs", 60)
+    assert loads.order(["silent", "full", "preempts", "busy", "hangs"]) == [
+        "busy",
+        "preempts",
+        "full",
+        "silent",
+        "hangs",
+    ]
+    clock.now += 61
+    loads.report("hangs", stats(at=2.0))
+    assert loads.order(["hangs"]) == ["hangs"]
+
+
+def test_a_session_stays_where_it_was_while_that_is_not_overloaded() -> None:
+    clock = Clock()
+    loads = Loads(clock)
+    loads.report("a", stats(kv=1_000))
+    loads.report("b", stats())
+    loads.sent("a", 0, "chat")
+    assert loads.order("ab", "chat") == ["a", "b"]
+    assert loads.order("ab", "another") == ["b", "a"]
+    clock.now += 5
+    loads.report("a", stats(kv=60_000, requests=20, at=2.0))
+    loads.report("b", stats(at=2.0))
+    assert loads.order("ab", "chat") == ["b", "a"]
+
+
+@given(st.integers(1, 6), st.integers(0, 200), st.lists(st.booleans(), min_size=200, max_size=200))
+def test_two_routers_that_see_only_their_own_requests_between_reports_still_spread_them(
+    replicas: int, arrivals: int, by_first: list[bool]
+) -> None:
+    names = [str(i) for i in range(replicas)]
+    routers = [Loads(Clock()), Loads(Clock())]
+    for router in routers:
+        for name in names:
+            router.report(name, stats(kv=5_000))
+    sent = dict.fromkeys(names, 0)
+    for i in range(arrivals):
+        to = routers[by_first[i]].order(names)[0]
+        routers[by_first[i]].sent(to, 0)
+        sent[to] += 1
+    assert max(sent.values()) - min(sent.values()) <= 2
+
+
+def test_replicas_that_are_gone_are_forgotten() -> None:
+    loads = Loads(Clock())
+    loads.report("a", stats(kv=50))
+    loads.keep(["b"])
+    assert loads.work("a") == 0
