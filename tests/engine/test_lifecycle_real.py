@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import os
 import signal
@@ -171,3 +173,104 @@ def test_a_killed_replicas_streams_go_on_elsewhere_with_the_very_same_text(
     resumed = [json.loads(line) for line in fleet.access_log.read_text().splitlines()]
     assert sum(entry["resumed"] for entry in resumed) >= 1
     fleet.wait_replicas(2, but=frozenset({victim}))
+
+
+def test_stop_strings_limits_and_whole_answers_survive_a_kill_and_what_cannot_is_told(fleet: Any) -> None:
+    fleet.wait_replicas(2)
+    long = questions(2)[1]
+    plain = hear(fleet.url, asked(fleet, long), Heard())
+    # A stop string deep in the chain, so long that a kill falls before and inside it.
+    text = plain.reasoning
+    at = len(text) * 2 // 3
+    stop = text[at : at + 6]
+    assert text.index(stop) > len(text) // 4
+    bodies = [
+        asked(fleet, long),
+        asked(fleet, long, stop=[stop]),
+        asked(fleet, long, stop=[stop], include_stop_str_in_output=True),
+        asked(fleet, long, max_tokens=len(text) - 10),
+        asked(fleet, long, thinking_token_budget=len(text) // 2),
+        asked(fleet, long, min_tokens=len(text) // 2, stop=[stop[0]]),
+    ] * 2
+    want = Load(fleet, bodies[:6]).end() * 2
+    bound = [asked(fleet, long, logprobs=True)] * 4
+    load = Load(fleet, bodies + bound)
+    wholes = ThreadPoolExecutor(2)
+    body = asked(fleet, long) | {"stream": False}
+    del body["stream_options"]
+    answers = [wholes.submit(httpx.post, f"{fleet.url}/v1/chat/completions", json=body, timeout=300) for _ in range(2)]
+    load.wait_events(900)
+    victim, pid = sorted(fleet.pids().items())[-1]
+    os.kill(pid, signal.SIGKILL)
+    heard = load.end()
+    got = heard[: len(bodies)]
+    whole(got)
+    for g, w in zip(got, want, strict=True):
+        assert (g.said, g.finishes, g.usages) == (w.said, w.finishes, w.usages)
+    for answer in answers:
+        message = answer.result().json()["choices"][0]["message"]
+        assert (message["reasoning"], message["content"]) == plain.said
+    lost = [h for h in heard[len(bodies) :] if h.errors]
+    assert lost, "no stream with logprobs was on the replica that was killed"
+    for h in lost:
+        assert [e["code"] for e in h.errors] == ["engine_lost"]
+        assert "logprobs" in h.errors[0]["message"]
+    fleet.wait_replicas(2, but=frozenset({victim}))
+
+
+def test_a_prompt_that_kills_its_engine_kills_two_at_most_and_everyone_elses_stream_goes_on(
+    fleet: Any, undisturbed: list[Heard]
+) -> None:
+    fleet.wait_replicas(2)
+    before = set(fleet.pids())
+    load = Load(fleet, [asked(fleet, q) for q in questions(STREAMS)])
+    load.wait_events(600)
+    poison = Heard()
+    hear(fleet.url, asked(fleet, POISON), poison)
+    assert (poison.status, [e["code"] for e in poison.errors]) == (500, ["engine_crash_suspect"])
+    heard = load.end()
+    whole(heard)
+    assert [h.said for h in heard] == [h.said for h in undisturbed]
+    fleet.wait_replicas(2)
+    assert len(before - set(fleet.pids())) <= 2
+
+
+def test_a_stopped_engines_streams_go_on_elsewhere_and_its_replica_is_replaced(
+    fleet: Any, undisturbed: list[Heard]
+) -> None:
+    fleet.wait_replicas(2)
+    fleet.settings(hang_s=8.0)  # a minute, scaled down
+    load = Load(fleet, [asked(fleet, q) for q in questions(STREAMS)])
+    load.wait_events(800)
+    victim, pid = sorted(fleet.pids().items())[0]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        heard = load.end(90)
+        whole(heard)
+        assert [h.said for h in heard] == [h.said for h in undisturbed]
+        fleet.wait_replicas(2, but=frozenset({victim}))
+    finally:
+        fleet.settings(hang_s=60.0)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_three_become_one_under_running_streams_and_none_is_cut(fleet: Any, undisturbed: list[Heard]) -> None:
+    fleet.put(with_replicas(fleet.config, fleet, 3))
+    fleet.wait_replicas(3)
+    load = Load(fleet, [asked(fleet, q) for q in questions(STREAMS)])
+    load.wait_events(600)
+    fleet.put(with_replicas(fleet.config, fleet, 1))
+    heard = load.end()
+    whole(heard)
+    assert [h.said for h in heard] == [h.said for h in undisturbed]
+    fleet.wait_replicas(1, 60.0)
+    assert fleet.wait_idle()["waiting"] == 0
+
+
+def with_replicas(config: dict[str, Any], service: Any, number: int) -> dict[str, Any]:
+    out = copy.deepcopy(config)
+    for deployment in out["applications"][0]["deployments"]:
+        if deployment["name"] == service.deployment:
+            deployment["num_replicas"] = number
+    return out
