@@ -194,7 +194,7 @@ def test_stop_strings_limits_and_whole_answers_survive_a_kill_and_what_cannot_is
     ] * 2
     want = Load(fleet, bodies[:6]).end() * 2
     bound = [asked(fleet, long, logprobs=True)] * 4
-    load = Load(fleet, bodies + bound)
+    load = Load(fleet, bound + bodies)  # those that are bound get their seats first
     wholes = ThreadPoolExecutor(2)
     body = asked(fleet, long) | {"stream": False}
     del body["stream_options"]
@@ -203,14 +203,14 @@ def test_stop_strings_limits_and_whole_answers_survive_a_kill_and_what_cannot_is
     victim, pid = sorted(fleet.pids().items())[-1]
     os.kill(pid, signal.SIGKILL)
     heard = load.end()
-    got = heard[: len(bodies)]
+    got = heard[len(bound) :]
     whole(got)
     for g, w in zip(got, want, strict=True):
         assert (g.said, g.finishes, g.usages) == (w.said, w.finishes, w.usages)
     for answer in answers:
         message = answer.result().json()["choices"][0]["message"]
         assert (message["reasoning"], message["content"]) == plain.said
-    lost = [h for h in heard[len(bodies) :] if h.errors]
+    lost = [h for h in heard[: len(bound)] if h.errors]
     assert lost, "no stream with logprobs was on the replica that was killed"
     for h in lost:
         assert [e["code"] for e in h.errors] == ["engine_lost"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import threading
 import time
 from collections import OrderedDict
@@ -63,17 +65,25 @@ class ExpectedWork(RequestRouter):  # type: ignore[misc]
 
 
 def kill_replica(app: str, deployment: str, replica: str) -> None:
-    """End a replica that hangs; Serve starts another. In a thread: a process that is stopped may not answer."""
-    import ray
-    from ray.serve._private.constants import SERVE_NAMESPACE
-
-    def kill() -> None:
-        try:
-            ray.kill(ray.get_actor(f"SERVE_REPLICA::{app}#{deployment}#{replica}", namespace=SERVE_NAMESPACE))
-        except Exception as error:  # it may be gone already; Serve's own check comes later
-            log.warning("the replica %s could not be ended: %s", replica, error)
-
+    """End a replica that hangs, so that Serve starts another; once. A process that is stopped hears no request of Ray's
+    to end, so that its node's own Ray kills it."""
     with _LOCK:
-        if replica not in _KILLED:
-            _KILLED.add(replica)
-            threading.Thread(target=kill, daemon=True).start()
+        if replica in _KILLED:
+            return
+        _KILLED.add(replica)
+    threading.Thread(target=_kill, args=(f"SERVE_REPLICA::{app}#{deployment}#{replica}",), daemon=True).start()
+
+
+def _kill(actor: str) -> None:
+    import ray
+    from ray._private.state import actors
+    from ray.serve._private.constants import SERVE_NAMESPACE
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    try:
+        found = actors(ray.get_actor(actor, namespace=SERVE_NAMESPACE)._actor_id.hex())
+        there = NodeAffinitySchedulingStrategy(found["Address"]["NodeID"], soft=False)
+        kill = ray.remote(num_cpus=0, scheduling_strategy=there, max_retries=0)(os.kill)
+        ray.get(kill.remote(found["Pid"], signal.SIGKILL), timeout=120)
+    except Exception as error:  # it may be gone already; Serve's own check comes later
+        log.warning("%s hangs and could not be ended: %s", actor, error)

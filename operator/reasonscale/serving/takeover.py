@@ -19,7 +19,7 @@ from reasonscale.serving.stream import KEEP_ALIVE_S, flatten
 
 log = logging.getLogger("ray.serve")
 PASSED_TOKENS: Final = 4  # an engine that makes so many of a request does not die of its prompt
-TURN_S: Final = 10.0  # the next request is not kept waiting for longer
+TURN_S: Final = 5.0  # the next request is not kept waiting for longer
 GATHER_S: Final = 0.05  # those that lost the same engine come within it, and then the oldest goes first
 MANY_DEATHS, DEATHS_WITHIN_S, OFF_S = 8, 600.0, 600.0
 _OFTEN = "engines are lost again and again, so that requests are not handed on; send it again later"
