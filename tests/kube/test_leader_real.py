@@ -99,8 +99,11 @@ async def test_a_lost_lease_stops_the_work_at_once_and_writes_are_refused(cluste
 
     task = asyncio.create_task(leader.run(work))
     try:
-        while not leader.may_act() or not events:
+        for _ in range(400):
+            if leader.may_act() and events:
+                break
             await asyncio.sleep(0.05)
+        assert leader.may_act()
         # Somebody else has it: by hand here.
         now = time.strftime("%Y-%m-%dT%H:%M:%S.000000Z", time.gmtime())
         taken = {"spec": {"holderIdentity": "b", "renewTime": now, "leaseDurationSeconds": 60}}

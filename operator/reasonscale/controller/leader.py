@@ -92,8 +92,8 @@ class Leader:
         self, api: Any, name: str, namespace: str, identity: str, lease_s: int = 15,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        self._lease_s, self._clock, self._retry_s = lease_s, clock, max(0.2, lease_s / 7.5)
-        self._lock = _Lock(name, namespace, identity, api, max(1.0, self._retry_s), clock)
+        self._lease_s, self._clock, self._retry_s = lease_s, clock, max(1.0, lease_s / 7.5)
+        self._lock = _Lock(name, namespace, identity, api, self._retry_s, clock)
         self.leading = False
 
     def may_act(self) -> bool:

@@ -129,6 +129,7 @@ class Manager:
         self.leads = False
         self.ticked_s = time.monotonic()
         self._told: str | None = None
+        self._ended: str | None = None
         watched = (self._watches.services, self._watches.model_pods)
         self._ages = {w.kind: w.age_s for w in watched} | {c.KIND: self.guard.age_s}
         own.follow(lambda: kube.writes, self._ages)
@@ -192,8 +193,16 @@ class Manager:
             self.leads = False
             self._own.leading.set(0)
 
+    def ended(self, task: asyncio.Task[None]) -> None:
+        """Take note of a task that should never end: the liveness probe has the operator started again."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._ended = f"{type(error).__name__}: {error}"
+            _log.error(json.dumps({"event": "ended", "problem": self._ended}))
+
     def stalled(self) -> str | None:
         """Return what stands still: ticks where this one leads, or a watch; None where all move."""
+        if self._ended is not None:
+            return f"a task ended: {self._ended}"
         if self.leads and time.monotonic() - self.ticked_s >= STALLED_S:
             return f"no turn was taken for {time.monotonic() - self.ticked_s:.0f} s"
         for kind, age in self._ages.items():
@@ -226,8 +235,9 @@ def registry_of(
         settings.posting.enabled = False
         settings.peering.standalone = True
         settings.watching.server_timeout = 60
-        tasks.append(asyncio.create_task(manager.follow()))
-        tasks.append(asyncio.create_task(lead(manager.lead)))
+        for work in (manager.follow(), lead(manager.lead)):
+            tasks.append(asyncio.create_task(work))
+            tasks[-1].add_done_callback(manager.ended)
 
     @kopf.on.cleanup(registry=registry)
     async def stop(**_: Any) -> None:

@@ -92,8 +92,9 @@ def test_each_alert_fires_when_it_must_and_only_then(tmp_path: Path) -> None:
 
 
 @pytest.mark.prometheus
-def test_promtool_takes_the_rules_as_they_are_shipped() -> None:
-    done = subprocess.run(["promtool", "check", "rules", str(CHART / "alerts.yaml")], capture_output=True, text=True)
+@pytest.mark.parametrize("name", ["alerts.yaml", "recording.yaml"])
+def test_promtool_takes_the_rules_as_they_are_shipped(name: str) -> None:
+    done = subprocess.run(["promtool", "check", "rules", str(CHART / name)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
