@@ -47,10 +47,11 @@ class Operator:
     def __init__(self, cluster: Any, folder: Path, *more: str, ports: list[int] | None = None) -> None:
         self.output = folder / f"operator-{len(list(folder.iterdir()))}.log"
         self.health, self.metrics = ports or cluster.ports
+        given = {"--image": "i:1", "--code-image": "j:1", "--prometheus-url": "http://127.0.0.1:9"}
+        rest = [part for flag, value in given.items() if flag not in more for part in (flag, value)]
         command = [
             sys.executable, "-m", "reasonscale.cli.main", "operator", "--kubeconfig", str(cluster.plane.kubeconfig),
-            "--namespace", "default", "--image", "i:1", "--code-image", "j:1", "--prometheus-url", "http://127.0.0.1:9",
-            "--health-port", str(self.health), "--metrics-port", str(self.metrics), *more,
+            "--namespace", "default", "--health-port", str(self.health), "--metrics-port", str(self.metrics), *rest, *more,
         ]  # fmt: skip
         with self.output.open("ab") as file:
             self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=dict(os.environ))

@@ -130,6 +130,7 @@ async def _run(
         )
         kube.may_act, lead = leader.may_act, leader.run
     try:
+        await manager.guard.wait()
         await kopf.operator(
             registry=registry_of(manager, kubeconfig, lead), standalone=True, clusterwide=namespace is None,
             namespaces=[namespace] if namespace else [],

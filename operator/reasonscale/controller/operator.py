@@ -17,7 +17,7 @@ from reasonscale.autoscaler_metrics import DecisionMetrics
 from reasonscale.controller.kube import KindMissing, Kube, KubeError, NotLeading
 from reasonscale.controller.metrics import OperatorMetrics
 from reasonscale.controller.model_loop import ModelLoop, Settings
-from reasonscale.controller.watched import Watched
+from reasonscale.controller.watched import MISSING_RETRY_S, Watched
 from reasonscale.signals.assemble import Sample
 from reasonscale.signals.sources import Samples, SignalsMissing
 
@@ -105,6 +105,14 @@ class Guard:
             if told < lacked:
                 behind[uid] = (lacked, since)
         self._behind = behind
+
+    async def wait(self) -> None:
+        """Wait until the API server knows the models."""
+        await self.look()
+        while self.missing:
+            _log.warning(json.dumps({"event": "waiting", "problem": self.missing}))
+            await asyncio.sleep(MISSING_RETRY_S)
+            await self.look()
 
     async def run(self) -> None:
         """Compare until cancelled."""
@@ -235,6 +243,9 @@ def registry_of(
         settings.posting.enabled = False
         settings.peering.standalone = True
         settings.watching.server_timeout = 60
+        settings.scanning.disabled = (
+            True  # it would list CustomResourceDefinitions, which the chart's role does not allow
+        )
         for work in (manager.follow(), lead(manager.lead)):
             tasks.append(asyncio.create_task(work))
             tasks[-1].add_done_callback(manager.ended)

@@ -17,7 +17,7 @@ from reasonscale.controller.kube import KindMissing, Kube, KubeError
 
 WATCH_S: Final = 60
 RETRY_S: Final = 5.0
-MISSING_RETRY_S: Final = 15.0
+MISSING_RETRY_S: Final = 5.0
 _log = logging.getLogger("reasonscale.controller")
 
 
