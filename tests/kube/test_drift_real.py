@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from e2e.cluster.control_plane import free_ports
 from tests.kube.test_operator_real import (  # noqa: F401
+    CRDS,
     MERGE,
     MODELS,
     SERVICES,
@@ -104,3 +105,33 @@ def test_frozen_nothing_is_put_right_and_another_image_restarts_nothing(model: A
     finally:
         frozen.stop()
     assert model.http.get(f"{SERVICES}/{NAME}").json()["metadata"]["generation"] == before["metadata"]["generation"]
+
+
+def test_a_definition_of_kuberay_that_is_too_old_is_named_and_tried_again(model: Any) -> None:
+    """KubeRay's definition without a field that we set, as an older release has it; then the new one."""
+    path = f"{CRDS}/rayservices.ray.io"
+
+    def install(changed: bool) -> None:
+        found = model.http.get(path).json()
+        for version in found["spec"]["versions"]:
+            fields = version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+            if changed:
+                fields.pop("excludeHeadPodFromServeSvc", None)
+            else:
+                fields["excludeHeadPodFromServeSvc"] = {"type": "boolean"}
+        answer = model.http.put(path, json=found)
+        assert answer.status_code == 200, answer.text
+
+    install(True)
+    try:
+        time.sleep(2)  # the server takes a definition up a moment later
+        assert model.http.post(MODELS, json=resource("too-old", scaling={"maxReplicas": 2})).status_code == 201
+        held = until(lambda: (x := conditions(model, "too-old").get("Degraded", {})).get("status") == "True" and x)
+        assert held["reason"] == "CRDTooOld"
+        assert "excludeHeadPodFromServeSvc" in held["message"]
+        assert "install the CRDs of KubeRay" in held["message"]
+    finally:
+        install(False)
+    until(lambda: conditions(model, "too-old")["Degraded"]["status"] == "False")
+    assert numbers(model, "too-old") == 1
+    model.http.delete(f"{MODELS}/too-old")

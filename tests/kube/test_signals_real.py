@@ -71,6 +71,12 @@ def test_a_recommendation_is_made_of_real_signals_and_nothing_is_scaled(kuberay:
         assert 'reasonscale_operator_watch_age_seconds{kind="RayService"}' in text
         assert numbers(kuberay, "seen") == 1
         assert kuberay.http.get(f"{MODELS}/seen").json()["status"]["demand"]["queuedTokens"] > 0
+        made = until(lambda: kuberay.http.get(f"{MODELS}/seen").json()["status"].get("lastDecision"))
+        assert made["to"] > made["from"] == 1
+        listed = kuberay.plane.kubectl("get", c.SHORT_NAME, "seen", "-o", "wide").stdout
+        described = kuberay.plane.kubectl("describe", c.SHORT_NAME, "seen").stdout
+        assert "Recommended" in described
+        (tmp_path / "kubectl.txt").write_text(listed + described)
         prometheus.terminate()
         prometheus.wait(20)
         blind = until(
@@ -80,7 +86,9 @@ def test_a_recommendation_is_made_of_real_signals_and_nothing_is_scaled(kuberay:
         assert numbers(kuberay, "seen") == 1
         described = kuberay.plane.kubectl("describe", c.SHORT_NAME, "seen").stdout
         assert "SignalsMissing" in described
-        (tmp_path / "get.txt").write_text(kuberay.plane.kubectl("get", c.SHORT_NAME).stdout + described)
+        assert "queuedTokens" not in kuberay.http.get(f"{MODELS}/seen").json()["status"]["demand"], (
+            "unknown is not zero"
+        )
     finally:
         operator.stop()
         if prometheus.poll() is None:

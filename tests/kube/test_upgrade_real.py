@@ -49,7 +49,7 @@ def test_a_later_operator_leaves_engines_as_they_are_until_it_is_told(kuberay: A
             kuberay, tmp_path, "--code-image", "j:2", "--redis-address", "redis:6379", ports=free_ports(2)
         )
         held = until(lambda: (x := conditions(kuberay, NAME)["UpdateAvailable"])["status"] == "True" and x)
-        assert "gcsFaultToleranceOptions" in held["message"]
+        assert "initContainers[0].image" in held["message"]
         assert kuberay.http.get(f"{MODELS}/{NAME}").json()["status"]["renderRevision"] == runs
         # It is scaled all the same, and what changes in place does.
         patch = {"spec": {"replicas": 3, "reasoning": {"budget": {"default": 777}}}}

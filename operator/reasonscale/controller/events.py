@@ -45,9 +45,10 @@ def events_of(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Eve
     old, new = _conditions(before), _conditions(now)
     decision = now.get("lastDecision")
     if decision and decision != before.get("lastDecision") and decision["from"] != decision["to"]:
+        only_said = new.get("ScalingActive", {}).get("reason") in ("Recommend", "Held", "Frozen")
         yield Event(
             "Normal",
-            "Scaled",
+            "Recommended" if only_said else "Scaled",
             str(decision["message"] or f"{decision['from']} -> {decision['to']}: {decision['reason']}"),
         )
     for kind, status, name, level in _WORTH:

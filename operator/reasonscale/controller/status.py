@@ -11,7 +11,7 @@ from reasonscale.api import constants as c
 from reasonscale.api.resolve import Resolved
 from reasonscale.autoscaler import Record
 from reasonscale.render.context import PORT_API, ROLE_ENGINE
-from reasonscale.scaling.types import Freshness
+from reasonscale.scaling.types import Freshness, Mode
 
 HISTORY: Final = 10
 
@@ -160,11 +160,18 @@ def status_of(
     out["replicas"] = {
         "desired": decision.target, "ready": fleet.ready, "starting": len(fleet.starting_s), "draining": fleet.draining,
     }  # fmt: skip
-    out["demand"] = _demand(record)
+    fresh = decision.freshness is Freshness.FRESH
+    # Unknown is not zero: what is not known is taken away.
+    out["demand"] = _demand(record) if fresh else dict.fromkeys(_demand(record))
     history = list(before.get("history", ()))
     if decision.act:
         out["lastDecision"] = _decision(record)
         out["history"] = [out["lastDecision"], *history][:HISTORY]
+    elif record.policy.mode is Mode.RECOMMEND and fresh and decision.target != decision.current:
+        # What would be done; the same again is not written again, though its numbers move.
+        known, now_said = before.get("lastDecision") or {}, _decision(record)
+        same = all(known.get(k) == now_said[k] for k in ("from", "to", "reason"))
+        out["lastDecision"] = known if same else now_said
     return out
 
 

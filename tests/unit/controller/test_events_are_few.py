@@ -40,7 +40,7 @@ def test_what_turns_is_told_once() -> None:
     assert list(events_of({}, good)) == []
 
 
-def test_a_decision_is_told_with_its_numbers_and_a_recommendation_that_changes_nothing_is_not() -> None:
+def test_a_decision_is_told_with_its_numbers_and_a_recommendation_is_called_one() -> None:
     one = {
         "from": 6,
         "to": 8,
@@ -50,6 +50,8 @@ def test_a_decision_is_told_with_its_numbers_and_a_recommendation_that_changes_n
     }
     assert list(events_of({}, {"lastDecision": one})) == [Event("Normal", "Scaled", one["message"])]
     assert list(events_of({"lastDecision": one}, {"lastDecision": one})) == []
+    said = status(("ScalingActive", "False", "Recommend", "mode Recommend"), lastDecision=one)
+    assert [e.reason for e in events_of({}, said)] == ["Recommended"]
 
 
 def test_hold_and_release_are_told() -> None:
