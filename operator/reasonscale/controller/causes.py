@@ -150,6 +150,18 @@ def cause_of(
     return None
 
 
+def late_pods(pods: Iterable[Mapping[str, Any]], start_timeout_s: float, now: float) -> int:
+    """Return how many pods with engines have not been placed and started within the time that a start may take."""
+    return sum(
+        1
+        for p in pods
+        if (p["metadata"].get("labels") or {}).get(c.LABEL_ROLE) == ROLE_ENGINE
+        and not _ready(p)
+        and not p["metadata"].get("deletionTimestamp")
+        and age_s(p, now) > start_timeout_s
+    )
+
+
 def waiting_of(pods: Iterable[Mapping[str, Any]]) -> str | None:
     """Return in words what pods with engines do before they are ready; None where all are."""
     engines = [p for p in pods if (p["metadata"].get("labels") or {}).get(c.LABEL_ROLE) == ROLE_ENGINE]

@@ -17,10 +17,10 @@ from reasonscale.api.validate import InvalidResource
 from reasonscale.autoscaler import Autoscaler, Record
 from reasonscale.autoscaler_metrics import DecisionMetrics
 from reasonscale.controller.applier import Applier, Cluster, Outcome, held_by
-from reasonscale.controller.causes import Cause, cause_of, of_refusal, waiting_of
+from reasonscale.controller.causes import Cause, cause_of, late_pods, of_refusal, waiting_of
 from reasonscale.controller.events import Event, Recorder, events_of
 from reasonscale.controller.kube import KindMissing, Kube, KubeError, NotLeading
-from reasonscale.controller.status import Found, changed, refused, status_of
+from reasonscale.controller.status import Found, changed, refused, stamp, status_of
 from reasonscale.render.children import children
 from reasonscale.render.context import Context, Subject
 from reasonscale.render.marks import app_of
@@ -101,6 +101,7 @@ class ModelLoop:
         self._scaler: Autoscaler | None = None
         self._policy: Policy | None = None
         self._written_s = 0.0
+        self._given_up: tuple[int, float] | None = None  # at most so many replicas until then
 
     def see(self, body: dict[str, Any]) -> None:
         """Take the newest body of the resource."""
@@ -138,6 +139,8 @@ class ModelLoop:
             self._policy = policy_of(resolved)
             if held:
                 self._policy = replace(self._policy, mode=Mode.RECOMMEND)
+            elif self._policy.mode is Mode.AUTO:
+                self._policy = self._without_late(model, resolved, self._policy)
             assert self._scaler is not None
             record = await self._scaler.tick()
             if not held:
@@ -164,6 +167,13 @@ class ModelLoop:
         service = self._cluster.service(self._namespace, resolved.name)
         if trouble is None and outcome.contested:
             trouble = Cause("DriftContested", outcome.contested)
+        if trouble is None and self._given_up is not None:
+            most, until = self._given_up
+            trouble = Cause(
+                "StartTimeout",
+                f"replicas whose pods had not come within {resolved.start_timeout_s:.0f} s are given up: at most {most} until {stamp(until)}; "
+                "look at why pods wait, or raise scaling.startTimeout",
+            )
         if trouble is None:
             trouble = cause_of(service, pods, resolved.start_timeout_s, self._clock())
         pending = ((service or {}).get("status") or {}).get("pendingServiceStatus") or {}
@@ -176,6 +186,24 @@ class ModelLoop:
             trouble=trouble, held=held, held_reason="Frozen" if self._settings.freeze else "Held", signals=signals,
             revision=outcome.revision, update=outcome.update, blocked=outcome.blocked, waiting=waiting_of(pods), rolling=rolling,
         )  # fmt: skip
+
+    def _without_late(self, model: ReasoningModel, resolved: Resolved, policy: Policy) -> Policy:
+        """Give up replicas whose pods have not come within startTimeout, and ask for no more for as long again.
+
+        So what is placed of a replica of several nodes goes back to others. Never below minReplicas.
+        """
+        assert self._held is not None
+        now, timeout = self._clock(), resolved.start_timeout_s
+        if self._given_up is not None and now >= self._given_up[1]:
+            self._given_up = None
+        subject = Subject(model, resolved, Context(self._namespace, 1, "", "", cpu=self._settings.cpu))
+        late = late_pods(self._cluster.pods(self._namespace, resolved.name), timeout, now)
+        if late and self._given_up is None:
+            replicas = -(-late // subject.pods_per_replica)
+            self._given_up = (max(policy.min_replicas, self._held.target - replicas), now + timeout)
+        if self._given_up is None:
+            return policy
+        return replace(policy, max_replicas=min(policy.max_replicas, self._given_up[0]))
 
     def _start(self, resolved: Resolved) -> None:
         """Begin with the number that runs: a restart of the operator scales nothing."""

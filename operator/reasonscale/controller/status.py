@@ -69,7 +69,8 @@ def _conditions(record: Record | None, found: Found) -> list[dict[str, Any]]:
         out.append(condition("Ready", False, "Starting", "no decision yet"))
     else:
         fleet = record.observation.fleet
-        text = f"{fleet.ready} of {record.decision.target} replicas serve"
+        asked = record.decision.target if record.decision.act else fleet.target
+        text = f"{fleet.ready} of {asked} replicas serve"
         out.append(condition("Ready", fleet.ready > 0, "Serving" if fleet.ready else "NoReplica", text))
         out.append(_signals(record, found))
         mode = record.policy.mode.value

@@ -13,7 +13,9 @@ from reasonscale.autoscaler_metrics import DecisionMetrics
 from reasonscale.controller.kube import KindMissing, KubeError
 from reasonscale.controller.model_loop import ModelLoop, Settings
 from reasonscale.controller.operator import GUARD_S, WATCH_STALLED_S, Guard
+from reasonscale.controller.status import stamp
 from reasonscale.controller.watched import Watched
+from reasonscale.render.marks import app_of
 from reasonscale.signals.assemble import Sample
 from reasonscale.signals.sources import SignalsMissing
 
@@ -73,6 +75,33 @@ def loop(server: Server, now: list[float], **settings: Any) -> ModelLoop:
     meta = {"name": "m", "namespace": "n", "uid": "u", "generation": 1}
     out.see({"apiVersion": c.API_VERSION, "kind": c.KIND, "metadata": meta, "spec": spec})
     return out
+
+
+async def test_replicas_whose_pods_never_come_are_given_up_and_asked_for_again_later() -> None:
+    server, now = Server(), [1_800_000_000.0]
+    model = loop(server, now, default_mode="Auto")
+    model._status = {"replicas": {"desired": 3}}
+    await turns(model, now, 2)
+
+    def asked() -> int:
+        return int(app_of(server.objects["RayService"])["deployments"][0]["num_replicas"])
+
+    assert asked() == 3
+    labels = {c.LABEL_ROLE: "engine"}
+    made = {"creationTimestamp": stamp(now[0]), "labels": labels}
+    server.found_pods = [{"metadata": {"name": f"p{n}", **made}, "status": {"phase": "Pending"}} for n in range(2)]
+    await turns(model, now, 2)
+    assert asked() == 3, "they have their time"
+    now[0] += 901.0
+    await turns(model, now, 2)
+    assert asked() == 1
+    assert conditions(server)["Degraded"] == ("True", "StartTimeout")
+    server.found_pods = []
+    await turns(model, now, 2)
+    assert conditions(server)["Degraded"] == ("True", "StartTimeout"), "said as long as it lasts"
+    now[0] += 901.0
+    await turns(model, now, 2)
+    assert conditions(server)["Degraded"] == ("False", "AsWanted")
 
 
 def conditions(server: Server) -> dict[str, tuple[str, str]]:
