@@ -14,7 +14,7 @@ from reasonscale.controller.drift import differences, editors, foreign, removal
 from reasonscale.controller.kube import KindMissing, Kube, KubeError
 from reasonscale.controller.rollout import blocked, free_gpus, plan
 from reasonscale.render.context import Subject
-from reasonscale.render.marks import NUMBERS, digest
+from reasonscale.render.marks import NUMBERS, digest, read_marks
 
 CONTESTED_S: Final = 600.0  # where the same drift comes back at once, it is put right this often
 PREFLIGHT_S: Final = 30.0
@@ -62,6 +62,17 @@ class Applier:
             await self._companion(child)
         return out
 
+    def look(self, subject: Subject, new: dict[str, Any], spec_seen: bool) -> Outcome:
+        """Return what would be applied to a model that is held, and apply nothing."""
+        live = self._cluster.service(subject.context.namespace, subject.name)
+        if live is None:
+            return Outcome()
+        found = plan(live, new, subject.model, spec_seen)
+        if found.held_back is None:
+            return Outcome(found.marks.revision, found.update)
+        waits = f"the model is held; the change of the resource (effect: {found.effect}) waits"
+        return Outcome(_runs(live), None, waits)
+
     async def _companion(self, child: dict[str, Any]) -> None:
         key, found = f"{child['kind']}/{child['metadata']['name']}", digest(child)
         if self._applied.get(key) == found:
@@ -103,7 +114,7 @@ class Applier:
                 return
             out.blocked = await self._preflight(subject, strategy, found.effect)
             if out.blocked:
-                manifest = found.held_back
+                manifest, out.revision = found.held_back, _runs(live)
             else:
                 out.events.append(("Normal", "RolloutStarted", _started(strategy, found.effect, subject)))
         await self._bring(live, manifest, new_rendering=found.held_back is not None and not out.blocked, out=out)
@@ -166,6 +177,11 @@ class Applier:
         else:
             self._cluster.put(answer)
         self._applied["RayService"] = want
+
+
+def _runs(live: dict[str, Any]) -> str | None:
+    marks = read_marks(live)
+    return marks.revision if marks else None
 
 
 def _edited(live: dict[str, Any], manifest: dict[str, Any], lacking: list[str]) -> bool:

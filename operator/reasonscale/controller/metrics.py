@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, CollectorRegistry, Gauge, Histogram
 
 
 class OperatorMetrics:
@@ -18,9 +18,6 @@ class OperatorMetrics:
         self.models = Gauge("reasonscale_operator_models", "Models that it looks after", registry=registry)
         self.leading = Gauge(
             "reasonscale_operator_leading", "1 where this operator acts, 0 where it stands by", registry=registry
-        )
-        self.drift = Counter(
-            "reasonscale_operator_drift_repaired", "RayServices that were put right", registry=registry
         )
         self._age = Gauge(
             "reasonscale_operator_watch_age_seconds",

@@ -143,8 +143,7 @@ class ModelLoop:
                 self._policy = self._without_late(model, resolved, self._policy)
             assert self._scaler is not None
             record = await self._scaler.tick()
-            if not held:
-                outcome = await self._apply(model, resolved)
+            outcome = await self._apply(model, resolved, act=not held)
         except KindMissing as error:
             trouble = Cause("KubeRayMissing", f"{error}: install KubeRay and its CRDs")
         except NotLeading:
@@ -236,7 +235,7 @@ class ModelLoop:
         assert self._policy is not None
         return self._policy
 
-    async def _apply(self, model: ReasoningModel, resolved: Resolved) -> Outcome:
+    async def _apply(self, model: ReasoningModel, resolved: Resolved, *, act: bool) -> Outcome:
         assert self._held is not None
         s = self._settings
         context = Context(
@@ -246,7 +245,12 @@ class ModelLoop:
         )  # fmt: skip
         seen = self._status.get("observedGeneration") == self._body["metadata"].get("generation")
         subject = Subject(model, resolved, context)
-        return await self._applier.apply(subject, children(model, resolved, context), seen)
+        manifests = children(model, resolved, context)
+        return (
+            await self._applier.apply(subject, manifests, seen)
+            if act
+            else self._applier.look(subject, manifests[0], seen)
+        )
 
     async def _report(self, status: dict[str, Any]) -> None:
         """Write the status where it says something new; for the load's numbers alone not more often than twice a minute."""

@@ -160,6 +160,23 @@ async def test_frozen_nothing_is_applied() -> None:
     assert conditions(server)["ScalingActive"] == ("False", "Frozen")
 
 
+async def test_a_held_model_says_what_waits_and_is_left_alone() -> None:
+    server, now = Server(), [1000.0]
+    await turns(loop(server, now), now, 3)
+    server.objects.pop("Event", None)
+    runs, before = server.status["renderRevision"], copy.deepcopy(server.objects)
+    later = loop(server, now, redis_address="redis:6379")
+    later._body["metadata"]["annotations"] = {c.ANNOTATION_HOLD: "true"}
+    await turns(later, now, 2)
+    assert conditions(server)["UpdateAvailable"] == ("True", "OtherRendering")
+    later._body["spec"]["engine"] = {"args": {"seed": "7"}}
+    later._body["metadata"]["generation"] = 2
+    await turns(later, now, 2)
+    assert conditions(server)["RolloutBlocked"] == ("True", "Blocked")
+    assert server.status["renderRevision"] == runs
+    assert {k: v for k, v in server.objects.items() if k != "Event"} == before
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
