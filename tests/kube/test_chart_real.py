@@ -21,7 +21,11 @@ REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 NEEDED = (
     (c.GROUP, c.PLURAL, ("get", "list", "watch")),
     (c.GROUP, f"{c.PLURAL}/status", ("patch",)),
-    ("ray.io", "rayservices", ("get", "create", "patch")),
+    ("ray.io", "rayservices", ("list", "watch", "create", "patch", "delete")),
+    ("", "pods", ("list", "watch")),
+    ("", "nodes", ("list",)),
+    ("", "events", ("create", "patch")),
+    ("coordination.k8s.io", "leases", ("create",)),
     ("", "services", ("create", "patch")),
     ("networking.k8s.io", "networkpolicies", ("create", "patch")),
     ("policy", "poddisruptionbudgets", ("create", "patch")),
@@ -29,7 +33,7 @@ NEEDED = (
 )
 FORBIDDEN = (
     ("", "secrets", "get"), ("", "secrets", "list"), ("", "pods", "create"), ("", "pods/exec", "create"), ("", "services", "delete"),
-    ("ray.io", "rayservices", "delete"), (c.GROUP, c.PLURAL, "delete"), (c.GROUP, c.PLURAL, "patch"), ("", "namespaces", "delete"),
+    ("", "pods", "delete"), ("", "nodes", "patch"), ("coordination.k8s.io", "leases", "update"), ("ray.io", "rayclusters", "delete"), (c.GROUP, c.PLURAL, "delete"), (c.GROUP, c.PLURAL, "patch"), ("", "namespaces", "delete"),
     ("rbac.authorization.k8s.io", "clusterroles", "create"),
 )  # fmt: skip
 
@@ -51,12 +55,25 @@ def path_of(manifest: dict[str, Any]) -> str:
     base = f"/api/{group}" if "/" not in group else f"/apis/{group}"
     plural = manifest["kind"].lower() + ("" if manifest["kind"].endswith("s") else "s")
     plural = plural.replace("policys", "policies")
-    namespaced = not manifest["kind"].startswith("Cluster")
+    namespaced = not manifest["kind"].startswith(("Cluster", "ValidatingAdmission"))
     return f"{base}/namespaces/default/{plural}" if namespaced else f"{base}/{plural}"
 
 
 @pytest.mark.parametrize(
-    "values", [(), ("namespaced=true", "networkPolicy.enabled=true", "cpu=true", "redisAddress=redis:6379")]
+    "values",
+    [
+        (),
+        ("namespaced=true", "networkPolicy.enabled=true", "cpu=true", "redisAddress=redis:6379"),
+        (
+            "replicas=2",
+            "freeze=true",
+            "dashboard.enabled=true",
+            "admission.enabled=true",
+            "admission.allowedRegistries={a/b}",
+            "admission.allowedEngineArgs={seed}",
+        ),
+        ("admission.enabled=true", "admission.checkServiceAccount=false"),
+    ],
 )
 def test_the_server_takes_what_the_chart_renders(cluster: Any, values: tuple[str, ...]) -> None:
     for manifest in rendered(*values):
@@ -102,7 +119,9 @@ def test_the_operator_s_pod_is_restricted(cluster: Any) -> None:
         ("defaultMode=Sometimes", "defaultMode"),
         ("prometheus.scrapeInterval=60", "scrapeInterval"),
         ("prometheus.url=prometheus:9090", "url"),
-        ("replicas=2", "replicas"),
+        ("replicas=0", "replicas"),
+        ("freeze=maybe", "freeze"),
+        ("admission.allowedEngineArgs={--seed}", "allowedEngineArgs"),
     ],
 )
 def test_wrong_values_are_refused_by_their_name(value: str, said: str) -> None:
@@ -122,8 +141,8 @@ def test_what_is_required_is_asked_for_in_words() -> None:
 def account(kuberay: Any) -> tuple[str, str]:  # noqa: F811
     """Install the chart's account and role; return its name and a token."""
     http = kuberay.http
-    for manifest in rendered():
-        if manifest["kind"] in ("ServiceAccount", "ClusterRole", "ClusterRoleBinding"):
+    for manifest in rendered("replicas=2"):
+        if manifest["kind"] in ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"):
             answer = http.post(path_of(manifest), json=manifest)
             assert answer.status_code in (201, 409), answer.text
     name = "rs-reasonscale"
@@ -165,6 +184,7 @@ def test_the_operator_works_with_that_account_alone(kuberay: Any, account: tuple
     command = [
         sys.executable, "-m", "reasonscale.cli.main", "operator", "--kubeconfig", str(kubeconfig), "--image", "i:1", "--code-image", "j:1",
         "--prometheus-url", "http://127.0.0.1:9", "--health-port", str(kuberay.ports[0]), "--metrics-port", str(kuberay.ports[1]),
+        "--leader-election", "--operator-namespace", "default", "--lease-name", "rs-reasonscale",
     ]  # fmt: skip
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
@@ -172,6 +192,7 @@ def test_the_operator_works_with_that_account_alone(kuberay: Any, account: tuple
         until(lambda: kuberay.http.get(f"{SERVICES}/by-account").status_code == 200, 60)
         path = f"/apis/{c.GROUP}/{c.VERSION}/namespaces/default/{c.PLURAL}/by-account"
         until(lambda: kuberay.http.get(path).json().get("status", {}).get("conditions"), 60)
+        until(lambda: "forbidden" not in (log := (tmp_path / "log").read_text().lower()) and "leading" in log)
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -180,3 +201,80 @@ def test_the_operator_works_with_that_account_alone(kuberay: Any, account: tuple
             process.kill()
             process.wait(10)
         kuberay.http.delete(f"/apis/{c.GROUP}/{c.VERSION}/namespaces/default/{c.PLURAL}/by-account")
+
+
+@pytest.fixture(scope="module")
+def admission(cluster: Any) -> Any:
+    """Install the policy, and wait until the server holds to it."""
+    values = (
+        "admission.enabled=true",
+        "admission.allowedRegistries={registry.corp/vllm}",
+        "admission.allowedEngineArgs={seed}",
+    )
+    made = []
+    for manifest in rendered(*values):
+        if manifest["kind"].startswith("ValidatingAdmissionPolicy"):
+            base = "/apis/admissionregistration.k8s.io/v1/"
+            path = base + (
+                "validatingadmissionpolicybindings" if "Binding" in manifest["kind"] else "validatingadmissionpolicies"
+            )
+            answer = cluster.http.post(path, json=manifest)
+            assert answer.status_code == 201, answer.text
+            made.append(f"{path}/{manifest['metadata']['name']}")
+    until(lambda: denied(cluster, {"engine": {"image": "evil/x:1"}}), 60)
+    yield cluster
+    for path in made:
+        cluster.http.delete(path)
+    until(lambda: not denied(cluster, {"engine": {"image": "evil/x:1"}}), 60)
+
+
+def denied(cluster: Any, spec: dict[str, Any], **headers: str) -> str:
+    models = f"/apis/{c.GROUP}/{c.VERSION}/namespaces/default/{c.PLURAL}"
+    answer = cluster.http.post(models, params={"dryRun": "All"}, json=resource("asked", **spec), headers=headers)
+    return "" if answer.status_code == 201 else str(answer.json()["message"])
+
+
+def test_images_come_from_the_registries_that_are_allowed(admission: Any) -> None:
+    said = denied(admission, {"engine": {"image": "evil/x:1"}})
+    assert "spec.engine.image: was evil/x:1; images come from registry.corp/vllm" in said
+    assert denied(admission, {"engine": {"image": "registry.corp/vllm-evil:1"}})
+    for image in ("registry.corp/vllm:1", "registry.corp/vllm/x:1", "registry.corp/vllm@sha256:00"):
+        assert denied(admission, {"engine": {"image": image}}) == ""
+    assert denied(admission, {}) == ""
+
+
+def test_engine_arguments_beside_those_allowed_are_refused_by_name(admission: Any) -> None:
+    said = denied(admission, {"engine": {"args": {"seed": "1", "block_size": "16"}}})
+    assert "spec.engine.args: block_size; this cluster allows seed" in said
+    assert denied(admission, {"engine": {"args": {"seed": "1"}}}) == ""
+
+
+def test_who_may_not_use_a_service_account_can_t_name_it(admission: Any) -> None:
+    spec = {"pod": {"serviceAccountName": "mighty"}}
+    assert denied(admission, spec) == "", "an admin may"
+    rules = [
+        {"apiGroups": [c.GROUP], "resources": [c.PLURAL], "verbs": ["create"]},
+        {"apiGroups": [""], "resources": ["serviceaccounts"], "resourceNames": ["own"], "verbs": ["use"]},
+    ]
+    role = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "Role",
+        "metadata": {"name": "author"},
+        "rules": rules,
+    }
+    bound = {
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "author"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "author"},
+        "subjects": [{"kind": "ServiceAccount", "name": "author", "namespace": "default"}],
+    }  # fmt: skip
+    user = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "author"}}
+    for manifest in (user, role, bound):
+        assert admission.http.post(path_of(manifest), json=manifest).status_code in (201, 409)
+    asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}}
+    token = admission.http.post("/api/v1/namespaces/default/serviceaccounts/author/token", json=asked).json()["status"][
+        "token"
+    ]
+    until(lambda: denied(admission, {}, Authorization=f"Bearer {token}") == "")
+    said = denied(admission, spec, Authorization=f"Bearer {token}")
+    assert "spec.pod.serviceAccountName: was mighty; you lack the verb use on it" in said
+    assert denied(admission, {"pod": {"serviceAccountName": "own"}}, Authorization=f"Bearer {token}") == ""

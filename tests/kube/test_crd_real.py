@@ -84,7 +84,6 @@ def test_the_server_refuses_what_validate_refuses(cluster: Any) -> None:
         ({"drain": {"max": "25h"}}, "spec.drain.max", "was 25h; must lie between 1s and 24h"),
         ({"parallelism": {"data": 8, "expert": 4}}, "spec.parallelism.expert", "was 4; experts spread over all tensor x data GPUs: write 8, or 1"),
         ({"reasoning": {"parser": "qwen3", "budget": {"default": 9, "max": 5}}}, "spec.reasoning.budget.default", "was 9; it exceeds budget.max 5"),
-        ({"rollout": {"strategy": "Surge"}}, "spec.rollout.strategy", "was Surge; not supported yet: write InPlace"),
     ],
 )  # fmt: skip
 def test_both_say_the_same_of_the_same_field(cluster: Any, spec: dict[str, Any], field: str, words: str) -> None:

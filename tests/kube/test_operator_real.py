@@ -44,28 +44,15 @@ def until(what: Callable[[], Any], within_s: float = 40.0) -> Any:
 class Operator:
     """A running `reasonscale operator`."""
 
-    def __init__(self, cluster: Any, folder: Path) -> None:
-        self.output = folder / "operator.log"
+    def __init__(self, cluster: Any, folder: Path, *more: str, ports: list[int] | None = None) -> None:
+        self.output = folder / f"operator-{len(list(folder.iterdir()))}.log"
+        self.health, self.metrics = ports or cluster.ports
+        given = {"--image": "i:1", "--code-image": "j:1", "--prometheus-url": "http://127.0.0.1:9"}
+        rest = [part for flag, value in given.items() if flag not in more for part in (flag, value)]
         command = [
-            sys.executable,
-            "-m",
-            "reasonscale.cli.main",
-            "operator",
-            "--kubeconfig",
-            str(cluster.plane.kubeconfig),
-        ]
-        command += [
-            "--namespace",
-            "default",
-            "--image",
-            "i:1",
-            "--code-image",
-            "j:1",
-            "--prometheus-url",
-            "http://127.0.0.1:9",
-        ]
-        self.health = cluster.ports[0]
-        command += ["--health-port", str(cluster.ports[0]), "--metrics-port", str(cluster.ports[1])]
+            sys.executable, "-m", "reasonscale.cli.main", "operator", "--kubeconfig", str(cluster.plane.kubeconfig),
+            "--namespace", "default", "--health-port", str(self.health), "--metrics-port", str(self.metrics), *rest, *more,
+        ]  # fmt: skip
         with self.output.open("ab") as file:
             self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=dict(os.environ))
 
@@ -127,7 +114,7 @@ def test_a_model_gets_its_children_and_a_status_and_no_finalizer(kuberay: Any, o
     assert "finalizers" not in found["metadata"]
     held = conditions(kuberay, "held")
     assert held["Accepted"]["status"] == "True"
-    assert (held["SignalsAvailable"]["status"], held["SignalsAvailable"]["reason"]) == ("False", "Absent")
+    assert (held["SignalsAvailable"]["status"], held["SignalsAvailable"]["reason"]) == ("False", "PrometheusDown")
     assert found["status"]["resolved"]["parser"] == "deepseek_r1"
     assert found["status"]["endpoint"] == "http://held-openai.default.svc:8000/v1"
     assert "held" in kuberay.plane.kubectl("get", c.SHORT_NAME).stdout

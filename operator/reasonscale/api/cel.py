@@ -81,10 +81,6 @@ _NOT_YET: Final = (
         "spec", ".classes", "!has(self.classes) || self.classes.all(c, c.weight == 1)",
         "weights other than 1 are not supported yet: leave weight out",
     ),
-    Rule(
-        "spec.rollout", ".strategy", "self.strategy == 'InPlace'",
-        "was {self.strategy}; not supported yet: write InPlace",
-    ),
 )  # fmt: skip
 
 _SCALING: Final = (

@@ -28,6 +28,7 @@ _COLUMNS: Final = (
     ("KV %", "integer", ".status.demand.kvUsagePercent", 0),
     ("Full in", "string", ".status.demand.kvFullIn", 0),
     ("Reason", "string", ".status.lastDecision.reason", 0),
+    ("Update", "string", '.status.conditions[?(@.type=="UpdateAvailable")].status', 1),
     ("Age", "date", ".metadata.creationTimestamp", 0),
 )
 

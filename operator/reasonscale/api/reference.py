@@ -11,6 +11,7 @@ from typing import Any
 
 from reasonscale.api.cel import RULES
 from reasonscale.api.crd import schema
+from reasonscale.api.effects import EXCEPTIONS, SAID, effect_of
 
 _HEAD = """# Reference of the ReasoningModel
 
@@ -73,6 +74,19 @@ def _rules() -> Iterator[str]:
         yield f"| `{rule.where}{rule.field}` | {re.sub(r'{[^{}]*}', '…', rule.message)} |"
 
 
+def _leaves(node: dict[str, Any], path: str) -> Iterator[str]:
+    for name, part in node.get("properties", {}).items():
+        where = f"{path}.{name}"
+        yield from _leaves(part, where) if "properties" in part else (where,)
+
+
+def _effects(spec: dict[str, Any]) -> str:
+    said = "\n".join(f"- **{effect}**: {words}" for effect, words in SAID.items())
+    rows = "\n".join(f"| `{path}` | {effect_of(path)} |" for path in _leaves(spec, "spec"))
+    notes = "\n".join(f"- `{path}`: {words}" for path, words in EXCEPTIONS.items())
+    return f"{said}\n\n| field | a change of it |\n|---|---|\n{rows}\n\nExceptions:\n{notes}"
+
+
 def reference() -> str:
     """Return the page."""
     found = schema()["properties"]
@@ -84,7 +98,8 @@ def reference() -> str:
     rules = "| field | what is said |\n|---|---|\n" + "\n".join(_rules())
     return (
         f"{_HEAD}## spec\n\n{spec}\n\n## Rules between fields\n\nChecked by the API server in CEL and by `reasonscale validate`, which "
-        f"also knows what needs the model's family, size or files.\n\n{rules}\n\n## status\n\n{status}\n"
+        f"also knows what needs the model's family, size or files.\n\n{rules}\n\n## What restarts what\n\nHeld by a test that changes "
+        f"each field and compares what is rendered.\n\n{_effects(found['spec'])}\n\n## status\n\n{status}\n"
     )
 
 

@@ -124,8 +124,6 @@ def _not_yet(model: ReasoningModel) -> Iterator[Problem]:
         yield Problem("spec.replicas", "was 0; scaling to zero is not supported yet: write 1 or more")
     if any(c.weight != 1 for c in spec.classes):
         yield Problem("spec.classes", "weights other than 1 are not supported yet: leave weight out")
-    if spec.rollout.strategy != "InPlace":
-        yield Problem("spec.rollout.strategy", f"was {spec.rollout.strategy}; not supported yet: write InPlace")
 
 
 def _reasoning_rules(model: ReasoningModel, base: Path | None) -> Iterator[Problem]:

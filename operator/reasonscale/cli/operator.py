@@ -12,7 +12,8 @@ from pathlib import Path
 def operator(
     *, image: str, code_image: str, prometheus_url: str, prometheus_scrape_interval: float = 15.0, namespace: str | None = None,
     kubeconfig: Path | None = None, default_mode: str = "Recommend", cpu: bool = False, redis_address: str | None = None,
-    health_port: int = 8080, metrics_port: int = 9090, listen: str = "127.0.0.1",
+    health_port: int = 8080, metrics_port: int = 9090, listen: str = "127.0.0.1", freeze: bool = False, leader_election: bool = False,
+    operator_namespace: str = "reasonscale", lease_name: str = "reasonscale", lease_seconds: int = 15,
 ) -> int:  # fmt: skip
     """Watch ReasoningModels, apply what they need, and scale them by their chain of thought.
 
@@ -37,12 +38,25 @@ def operator(
     redis_address
         Redis for the fault tolerance of Ray's heads.
     health_port
-        Port of /healthz.
+        Port of /healthz and /readyz.
     metrics_port
         Port of /metrics.
     listen
         Address of both ports; 0.0.0.0 in a pod.
+    freeze
+        Hold every model as it is: observe and report, neither scale nor roll out.
+    leader_election
+        Act only while this process holds a Lease, so that several can run.
+    operator_namespace
+        Namespace of the operator itself: of its Lease, and let in by the models' network policies.
+    lease_name
+        Name of the Lease.
+    lease_seconds
+        How long a Lease that is not renewed stays taken; at least 5.
     """
+    if lease_seconds < 5:
+        print(f"operator: --lease-seconds was {lease_seconds}; it must be at least 5", file=sys.stderr)
+        return 2
     if default_mode not in ("Auto", "Recommend"):
         print(f"operator: --default-mode was {default_mode!r}; it must be Auto or Recommend", file=sys.stderr)
         return 2
@@ -63,32 +77,35 @@ def operator(
     from reasonscale.controller.model_loop import Settings
 
     settings = Settings(
-        image=image, code_image=code_image, default_mode=default_mode, cpu=cpu, redis_address=redis_address
-    )
+        image=image, code_image=code_image, default_mode=default_mode, cpu=cpu, redis_address=redis_address,
+        namespace=operator_namespace, freeze=freeze,
+    )  # fmt: skip
+    lease = (lease_name, lease_seconds) if leader_election else None
     asyncio.run(
         _run(
-            settings,
-            prometheus_url,
-            prometheus_scrape_interval,
-            namespace,
-            kubeconfig,
-            listen,
-            health_port,
-            metrics_port,
+            settings, prometheus_url, prometheus_scrape_interval, namespace, kubeconfig, listen, health_port, metrics_port, lease
         )
-    )
+    )  # fmt: skip
     return 0
 
 
 async def _run(
     settings: object, prometheus_url: str, interval_s: float, namespace: str | None, kubeconfig: Path | None, listen: str,
-    health_port: int, metrics_port: int,
+    health_port: int, metrics_port: int, lease: tuple[str, int] | None,
 ) -> None:  # fmt: skip
+    import socket
+    import uuid
+    from collections.abc import Callable, Coroutine
+    from typing import Any
+
     import kopf
     from prometheus_client import CollectorRegistry, start_http_server
 
     from reasonscale.autoscaler_metrics import DecisionMetrics
+    from reasonscale.controller.health import serve
     from reasonscale.controller.kube import Kube
+    from reasonscale.controller.leader import Leader
+    from reasonscale.controller.metrics import OperatorMetrics
     from reasonscale.controller.model_loop import Settings
     from reasonscale.controller.operator import Manager, registry_of
     from reasonscale.signals.sources import Prometheus
@@ -100,14 +117,27 @@ async def _run(
     prometheus = Prometheus(prometheus_url, scrape_interval_s=interval_s)
     metrics = CollectorRegistry()
     server, thread = start_http_server(metrics_port, addr=listen, registry=metrics)
-    manager = Manager(kube, prometheus, settings, DecisionMetrics(metrics))
+    manager = Manager(kube, prometheus, settings, DecisionMetrics(metrics), OperatorMetrics(metrics), namespace)
+    health = await serve(listen, health_port, manager.stalled, manager.unready)
+
+    async def alone(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        await work()
+
+    lead = alone
+    if lease is not None:
+        leader = Leader(
+            kube.api, lease[0], settings.namespace, f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}", lease[1]
+        )
+        kube.may_act, lead = leader.may_act, leader.run
     try:
+        await manager.guard.wait()
         await kopf.operator(
-            registry=registry_of(manager, kubeconfig), standalone=True, clusterwide=namespace is None,
-            namespaces=[namespace] if namespace else [], liveness_endpoint=f"http://{listen}:{health_port}/healthz",
+            registry=registry_of(manager, kubeconfig, lead), standalone=True, clusterwide=namespace is None,
+            namespaces=[namespace] if namespace else [],
         )  # fmt: skip
     finally:
         server.shutdown()
         thread.join(5)
+        await health.cleanup()
         await prometheus.close()
         await kube.close()

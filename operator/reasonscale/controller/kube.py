@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 from kubernetes.aio import client, config
 from kubernetes.aio.dynamic import DynamicClient
 from kubernetes.aio.dynamic.exceptions import DynamicApiError, NotFoundError, ResourceNotFoundError
@@ -20,12 +24,17 @@ class KindMissing(KubeError):
     """The cluster does not know a kind: its operator is not installed."""
 
 
+class NotLeading(KubeError):
+    """Another operator acts: nothing is written."""
+
+
 class Kube:
-    """A client of one API server."""
+    """A client of one API server. `may_act` is asked before each write."""
 
     def __init__(self, api: Any, dynamic: Any) -> None:
-        self._api, self._dynamic = api, dynamic
+        self.api, self._dynamic = api, dynamic
         self.writes = 0
+        self.may_act: Callable[[], bool] = lambda: True
 
     @classmethod
     async def connect(cls, kubeconfig: Path | None = None) -> Kube:
@@ -39,7 +48,7 @@ class Kube:
         return cls(api, await DynamicClient(api))
 
     async def close(self) -> None:
-        await self._api.close()
+        await self.api.close()
 
     async def _resource(self, api_version: str, kind: str) -> Any:
         try:
@@ -58,17 +67,96 @@ class Kube:
         except DynamicApiError as error:
             raise KubeError(_words(error)) from None
 
-    async def apply(self, manifest: dict[str, Any]) -> None:
-        """Bring an object to what the manifest says; what others set beside it stays."""
+    def _lead(self) -> None:
+        if not self.may_act():
+            raise NotLeading("the lease is not ours: nothing is written")
+
+    async def list(self, api_version: str, kind: str, selector: str | None, namespace: str | None) -> dict[str, Any]:
+        """Return a kind's objects with a label selector, of one namespace or of all."""
+        resource = await self._resource(api_version, kind)
+        try:
+            answer = await self._dynamic.request(
+                "get", resource.path(namespace=namespace), label_selector=selector, serialize=False
+            )
+            found: dict[str, Any] = json.loads(await answer.read())
+        except NotFoundError:
+            raise KindMissing(f"this cluster has no {kind} ({api_version})") from None
+        except DynamicApiError as error:
+            raise KubeError(f"{kind}: {_words(error)}") from None
+        except (aiohttp.ClientError, ValueError) as error:
+            raise KubeError(f"{kind}: {error}") from None
+        return found
+
+    async def watch(
+        self, api_version: str, kind: str, selector: str | None, namespace: str | None, version: str, timeout_s: int
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Return a watch's events until it ends, bookmarks among them."""
+        resource = await self._resource(api_version, kind)
+        try:
+            answer = await self._dynamic.request(
+                "get", resource.path(namespace=namespace), label_selector=selector, resource_version=version, watch="true",
+                timeout_seconds=timeout_s, query_params=[("allowWatchBookmarks", "true")], serialize=False,
+                _request_timeout=timeout_s + 10,
+            )  # fmt: skip
+            rest = b""
+            async for chunk in answer.content.iter_any():
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    yield json.loads(line)
+        except NotFoundError:
+            raise KindMissing(f"this cluster has no {kind} ({api_version})") from None
+        except DynamicApiError as error:
+            raise KubeError(f"{kind}: {_words(error)}") from None
+        except (aiohttp.ClientError, ValueError) as error:
+            raise KubeError(f"{kind}: {error}") from None
+
+    async def delete(self, api_version: str, kind: str, namespace: str, name: str) -> None:
+        """Delete an object and what it owns; one that is gone already is none the worse."""
+        self._lead()
+        resource = await self._resource(api_version, kind)
+        try:
+            await resource.delete(name=name, namespace=namespace, body={"propagationPolicy": "Background"})
+        except NotFoundError:
+            return
+        except DynamicApiError as error:
+            raise KubeError(f"{kind} {name}: {_words(error)}") from None
+        self.writes += 1
+
+    async def remove_fields(
+        self, api_version: str, kind: str, namespace: str, name: str, patch: dict[str, Any]
+    ) -> None:
+        """Merge a patch, whose nulls take fields away."""
+        self._lead()
+        resource = await self._resource(api_version, kind)
+        try:
+            await resource.patch(
+                body=patch,
+                name=name,
+                namespace=namespace,
+                content_type="application/merge-patch+json",
+                field_manager=c.FIELD_MANAGER,
+            )
+        except DynamicApiError as error:
+            raise KubeError(f"{kind} {name}: {_words(error)}") from None
+        self.writes += 1
+
+    async def apply(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        """Bring an object to what the manifest says and return it; what others set beside it stays."""
+        self._lead()
         resource = await self._resource(manifest["apiVersion"], manifest["kind"])
         try:
-            await resource.server_side_apply(body=manifest, field_manager=c.FIELD_MANAGER, force_conflicts=True)
+            answer = await resource.server_side_apply(
+                body=manifest, field_manager=c.FIELD_MANAGER, force_conflicts=True
+            )
         except DynamicApiError as error:
             raise KubeError(f"{manifest['kind']} {manifest['metadata']['name']}: {_words(error)}") from None
         self.writes += 1
+        found: dict[str, Any] = answer.to_dict()
+        return found
 
     async def patch_status(self, namespace: str, name: str, status: dict[str, Any]) -> None:
         """Set a ReasoningModel's status."""
+        self._lead()
         resource = await self._resource(c.API_VERSION, c.KIND)
         try:
             await resource.status.patch(
@@ -85,4 +173,6 @@ def _words(error: Any) -> str:
     text = getattr(error, "body", None) or getattr(error, "reason", None) or error
     if isinstance(text, bytes):
         text = text.decode(errors="replace")
+    with suppress(ValueError, KeyError, TypeError):
+        text = json.loads(text)["message"]  # a Status: its message is for people
     return str(text)[:500]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
-
-import yaml
 
 from reasonscale.api import constants as c
 from reasonscale.api.load import parse
@@ -19,10 +16,14 @@ from reasonscale.api.resolve import Resolved, resolve
 from reasonscale.api.validate import InvalidResource
 from reasonscale.autoscaler import Autoscaler, Record
 from reasonscale.autoscaler_metrics import DecisionMetrics
-from reasonscale.controller.kube import KindMissing, Kube, KubeError
-from reasonscale.controller.status import changed, refused, status_of
+from reasonscale.controller.applier import Applier, Cluster, Outcome, held_by
+from reasonscale.controller.causes import Cause, cause_of, late_pods, of_refusal, waiting_of
+from reasonscale.controller.events import Event, Recorder, events_of
+from reasonscale.controller.kube import KindMissing, Kube, KubeError, NotLeading
+from reasonscale.controller.status import Found, changed, refused, stamp, status_of
 from reasonscale.render.children import children
-from reasonscale.render.context import Context
+from reasonscale.render.context import Context, Subject
+from reasonscale.render.marks import app_of
 from reasonscale.scaling.policy import policy_of
 from reasonscale.scaling.types import Fleet, Mode, Policy
 from reasonscale.signals.assemble import Sample
@@ -44,6 +45,7 @@ class Settings:
     pod_monitor: bool = True
     network_policy: bool = True
     namespace: str = "reasonscale"
+    freeze: bool = False  # hold every model as it is
 
 
 def ready_replicas(samples: list[Sample], model: str, now: float, limit_s: float) -> int:
@@ -83,19 +85,23 @@ class ModelLoop:
     def __init__(
         self,
         kube: Kube,
+        cluster: Cluster,
         samples: Samples,
         settings: Settings,
         metrics: DecisionMetrics,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._kube, self._samples, self._settings, self._metrics, self._clock = kube, samples, settings, metrics, clock
+        self._kube, self._cluster, self._samples, self._settings = kube, cluster, samples, settings
+        self._metrics, self._clock = metrics, clock
         self._body: dict[str, Any] = {}
         self._status: dict[str, Any] = {}
-        self._applied: dict[str, str] = {}
+        self._applier = Applier(kube, cluster, clock)
+        self._events = Recorder(kube, clock)
         self._held: Held | None = None
         self._scaler: Autoscaler | None = None
         self._policy: Policy | None = None
         self._written_s = 0.0
+        self._given_up: tuple[int, float] | None = None  # at most so many replicas until then
 
     def see(self, body: dict[str, Any]) -> None:
         """Take the newest body of the resource."""
@@ -108,11 +114,11 @@ class ModelLoop:
         return str(self._body["metadata"]["namespace"])
 
     @property
-    def _annotations(self) -> dict[str, str]:
-        return dict(self._body["metadata"].get("annotations") or {})
+    def _name(self) -> str:
+        return str(self._body["metadata"]["name"])
 
-    async def tick(self) -> None:
-        """Observe, decide, apply and report once."""
+    async def tick(self, signals: str | None = None) -> None:
+        """Observe, decide, apply and report once. `signals`: why there are none for any model."""
         meta = self._body["metadata"]
         if meta.get("deletionTimestamp"):
             return
@@ -124,41 +130,92 @@ class ModelLoop:
         resolved = resolve(model)
         if model.spec.scaling.mode is None:
             resolved = replace(resolved, mode=self._settings.default_mode)
-        held = self._annotations.get(c.ANNOTATION_HOLD) == "true"
-        trouble: tuple[str, str] | None = None
+        held = held_by(model, self._settings.freeze)
+        trouble: Cause | None = None
         record: Record | None = None
+        outcome = Outcome()
         try:
-            await self._start(resolved)
+            self._start(resolved)
             self._policy = policy_of(resolved)
             if held:
                 self._policy = replace(self._policy, mode=Mode.RECOMMEND)
+            elif self._policy.mode is Mode.AUTO:
+                self._policy = self._without_late(model, resolved, self._policy)
             assert self._scaler is not None
             record = await self._scaler.tick()
-            if not held:
-                await self._apply(model, resolved)
+            outcome = await self._apply(model, resolved, act=not held)
         except KindMissing as error:
-            trouble = ("KubeRayMissing", f"{error}: install KubeRay and its CRDs")
+            trouble = Cause("KubeRayMissing", f"{error}: install KubeRay and its CRDs")
+        except NotLeading:
+            raise
         except KubeError as error:
-            trouble = ("NotApplied", f"the API server refused what the model needs: {error}")
+            trouble = of_refusal(str(error))
+        found = self._found(resolved, trouble, outcome, held, signals)
         status = status_of(
-            resolved, record, self._status, namespace=self._namespace, generation=meta.get("generation"), trouble=trouble,
-            held=held, now=self._clock(),
+            resolved, record, self._status, namespace=self._namespace, generation=meta.get("generation"), found=found,
+            now=self._clock(),
         )  # fmt: skip
+        for event in outcome.events:
+            await self._events.record(self._body, Event(*event))
         await self._report(status)
 
-    async def _start(self, resolved: Resolved) -> None:
+    def _found(
+        self, resolved: Resolved, trouble: Cause | None, outcome: Outcome, held: str | None, signals: str | None
+    ) -> Found:
+        pods = self._cluster.pods(self._namespace, resolved.name)
+        service = self._cluster.service(self._namespace, resolved.name)
+        if trouble is None and outcome.contested:
+            trouble = Cause("DriftContested", outcome.contested)
+        if trouble is None and self._given_up is not None:
+            most, until = self._given_up
+            trouble = Cause(
+                "StartTimeout",
+                f"replicas whose pods had not come within {resolved.start_timeout_s:.0f} s are given up: at most {most} until {stamp(until)}; "
+                "look at why pods wait, or raise scaling.startTimeout",
+            )
+        if trouble is None:
+            trouble = cause_of(service, pods, resolved.start_timeout_s, self._clock())
+        pending = ((service or {}).get("status") or {}).get("pendingServiceStatus") or {}
+        rolling = None
+        if pending.get("rayClusterName") and ((service or {}).get("status") or {}).get("activeServiceStatus", {}).get(
+            "rayClusterName"
+        ):
+            rolling = f"cluster {pending['rayClusterName']} starts beside the one that serves"
+        return Found(
+            trouble=trouble, held=held, held_reason="Frozen" if self._settings.freeze else "Held", signals=signals,
+            revision=outcome.revision, update=outcome.update, blocked=outcome.blocked, waiting=waiting_of(pods), rolling=rolling,
+        )  # fmt: skip
+
+    def _without_late(self, model: ReasoningModel, resolved: Resolved, policy: Policy) -> Policy:
+        """Give up replicas whose pods have not come within startTimeout, and ask for no more for as long again.
+
+        So what is placed of a replica of several nodes goes back to others. Never below minReplicas.
+        """
+        assert self._held is not None
+        now, timeout = self._clock(), resolved.start_timeout_s
+        if self._given_up is not None and now >= self._given_up[1]:
+            self._given_up = None
+        subject = Subject(model, resolved, Context(self._namespace, 1, "", "", cpu=self._settings.cpu))
+        late = late_pods(self._cluster.pods(self._namespace, resolved.name), timeout, now)
+        if late and self._given_up is None:
+            replicas = -(-late // subject.pods_per_replica)
+            self._given_up = (max(policy.min_replicas, self._held.target - replicas), now + timeout)
+        if self._given_up is None:
+            return policy
+        return replace(policy, max_replicas=min(policy.max_replicas, self._given_up[0]))
+
+    def _start(self, resolved: Resolved) -> None:
         """Begin with the number that runs: a restart of the operator scales nothing."""
         if self._scaler is not None:
             return
-        target = (
-            resolved.replicas
-            if resolved.mode in ("Manual", "External") and resolved.replicas
-            else max(1, resolved.min_replicas)
-        )
-        running = await self._kube.read("ray.io/v1", "RayService", self._namespace, resolved.name)
+        running = self._cluster.service(self._namespace, resolved.name)
+        known = (self._status.get("replicas") or {}).get("desired")
         if running is not None:
-            app = yaml.safe_load(running["spec"]["serveConfigV2"])["applications"][0]
-            target = int(app["deployments"][0]["num_replicas"])
+            target = int(app_of(running)["deployments"][0]["num_replicas"])
+        elif resolved.mode in ("Manual", "External") and resolved.replicas:
+            target = resolved.replicas
+        else:
+            target = min(resolved.max_replicas, max(1, resolved.min_replicas, int(known or 0)))
 
         async def ready() -> int:
             try:
@@ -178,7 +235,7 @@ class ModelLoop:
         assert self._policy is not None
         return self._policy
 
-    async def _apply(self, model: ReasoningModel, resolved: Resolved) -> None:
+    async def _apply(self, model: ReasoningModel, resolved: Resolved, *, act: bool) -> Outcome:
         assert self._held is not None
         s = self._settings
         context = Context(
@@ -186,17 +243,14 @@ class ModelLoop:
             uid=self._body["metadata"]["uid"], cpu=s.cpu, redis_address=s.redis_address, pod_monitor=s.pod_monitor,
             network_policy=s.network_policy, operator_namespace=s.namespace,
         )  # fmt: skip
-        for child in children(model, resolved, context):
-            key = f"{child['kind']}/{child['metadata']['name']}"
-            digest = hashlib.sha256(json.dumps(child, sort_keys=True).encode()).hexdigest()
-            if self._applied.get(key) == digest:
-                continue
-            try:
-                await self._kube.apply(child)
-            except KindMissing:
-                if child["kind"] != "PodMonitor":  # no Prometheus operator here: its own scrape config finds the pods
-                    raise
-            self._applied[key] = digest
+        seen = self._status.get("observedGeneration") == self._body["metadata"].get("generation")
+        subject = Subject(model, resolved, context)
+        manifests = children(model, resolved, context)
+        return (
+            await self._applier.apply(subject, manifests, seen)
+            if act
+            else self._applier.look(subject, manifests[0], seen)
+        )
 
     async def _report(self, status: dict[str, Any]) -> None:
         """Write the status where it says something new; for the load's numbers alone not more often than twice a minute."""
@@ -205,9 +259,13 @@ class ModelLoop:
         if not changed(self._status, status) and not demand:
             return
         try:
-            await self._kube.patch_status(self._namespace, self._body["metadata"]["name"], status)
+            await self._kube.patch_status(self._namespace, self._name, status)
+        except NotLeading:
+            raise
         except KubeError as error:
             _log.warning(json.dumps({"event": "status", "problem": str(error)}))
             return
+        for event in events_of(self._status, status):
+            await self._events.record(self._body, event)
         self._status = {**self._status, **status}
         self._written_s = now

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from reasonscale.api import constants as c
 from reasonscale.api.resolve import Resolved
 from reasonscale.autoscaler import Record
-from reasonscale.render.context import PORT_API, RENDER_REVISION, ROLE_ENGINE
-from reasonscale.scaling.types import Freshness
+from reasonscale.render.context import PORT_API, ROLE_ENGINE
+from reasonscale.scaling.types import Freshness, Mode
 
 HISTORY: Final = 10
 
@@ -48,38 +48,75 @@ def refused(problems: str, before: Mapping[str, Any], generation: int | None, no
     }
 
 
-def _conditions(record: Record | None, trouble: tuple[str, str] | None, held: bool) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a turn found beside its decision. `trouble`: reason and message of Degraded; None where all is well."""
+
+    trouble: tuple[str, str] | None = None
+    held: str | None = None  # what holds the model as it is
+    held_reason: str = "Held"
+    signals: str | None = None  # why there are none
+    revision: str | None = None  # of the rendering that runs
+    update: str | None = None  # what another rendering would change
+    blocked: str | None = None  # why a rollout does not begin
+    waiting: str | None = None  # what pods do before they are ready
+    rolling: str | None = None  # what a rollout under way does
+
+
+def _conditions(record: Record | None, found: Found) -> list[dict[str, Any]]:
     out = [condition("Accepted", True, "Valid", "the resource is valid")]
     if record is None:
         out.append(condition("Ready", False, "Starting", "no decision yet"))
     else:
         fleet = record.observation.fleet
-        text = f"{fleet.ready} of {record.decision.target} replicas serve"
+        asked = record.decision.target if record.decision.act else fleet.target
+        text = f"{fleet.ready} of {asked} replicas serve"
         out.append(condition("Ready", fleet.ready > 0, "Serving" if fleet.ready else "NoReplica", text))
-        fresh = record.observation.freshness
-        if fresh is Freshness.FRESH:
-            out.append(condition("SignalsAvailable", True, "Fresh", "the engines' ledgers are read"))
-        else:
-            text = "the engines' ledgers can't be read: look at the operator's log, at Prometheus, and whether it scrapes the pods; replicas are held"
-            out.append(condition("SignalsAvailable", False, "Absent" if fresh is Freshness.ABSENT else "Stale", text))
+        out.append(_signals(record, found))
         mode = record.policy.mode.value
-        acts = mode == "Auto" and not held
+        acts = mode == "Auto" and not found.held
         out.append(
-            condition("ScalingActive", acts, "Held" if held else mode, "held by annotation" if held else f"mode {mode}")
+            condition("ScalingActive", acts, found.held_reason if found.held else mode, found.held or f"mode {mode}")
         )
+        bounds = f"bounds {record.policy.min_replicas} to {record.policy.max_replicas}"
+        out.append(condition("ScalingLimited", record.decision.limited, "Bounds", bounds))
+    if found.rolling or found.waiting:
         out.append(
             condition(
-                "ScalingLimited",
-                record.decision.limited,
-                "Bounds",
-                f"bounds {record.policy.min_replicas} to {record.policy.max_replicas}",
+                "Progressing", True, "Rollout" if found.rolling else "Starting", found.rolling or found.waiting or ""
             )
         )
-    if trouble is not None:
-        out.append(condition("Degraded", True, *trouble))
+    else:
+        out.append(condition("Progressing", False, "Settled", "nothing is being started or replaced"))
+    if found.trouble is not None:
+        out.append(condition("Degraded", True, *found.trouble))
     else:
         out.append(condition("Degraded", False, "AsWanted", "everything is applied"))
+    if found.update:
+        said = f"this operator renders the model otherwise ({found.update}); it runs on as it is until its engines' settings change or {c.ANNOTATION_UPDATE}: now is set"
+        out.append(condition("UpdateAvailable", True, "OtherRendering", said))
+    else:
+        out.append(condition("UpdateAvailable", False, "UpToDate", "what runs is what this operator renders"))
+    if found.blocked:
+        out.append(condition("RolloutBlocked", True, "Blocked", found.blocked))
+    else:
+        out.append(condition("RolloutBlocked", False, "Free", "no rollout waits"))
     return out
+
+
+def _signals(record: Record, found: Found) -> dict[str, Any]:
+    fresh = record.observation.freshness
+    if fresh is Freshness.FRESH:
+        return condition("SignalsAvailable", True, "Fresh", "the engines' ledgers are read")
+    if found.signals:
+        return condition(
+            "SignalsAvailable", False, "PrometheusDown", f"{found.signals}; replicas are held until it answers"
+        )
+    if fresh is Freshness.ABSENT:
+        text = "Prometheus has no ledger of this model: no replica serves yet, or it does not scrape port metrics of the model's pods; replicas are held"
+        return condition("SignalsAvailable", False, "Absent", text)
+    text = "the engines' ledgers are old: Prometheus scrapes less often than the operator was told, or the engines hang; replicas are held"
+    return condition("SignalsAvailable", False, "Stale", text)
 
 
 def _decision(record: Record) -> dict[str, Any]:
@@ -102,13 +139,13 @@ def _demand(record: Record) -> dict[str, Any]:
 
 def status_of(
     resolved: Resolved, record: Record | None, before: Mapping[str, Any], *, namespace: str, generation: int | None,
-    trouble: tuple[str, str] | None, held: bool, now: float,
+    found: Found, now: float,
 ) -> dict[str, Any]:  # fmt: skip
     """Return the whole status; equal to `before` where nothing changed."""
     out: dict[str, Any] = {
         "observedGeneration": generation,
-        "conditions": merged(before.get("conditions", ()), _conditions(record, trouble, held), stamp(now)),
-        "renderRevision": RENDER_REVISION,
+        "conditions": merged(before.get("conditions", ()), _conditions(record, found), stamp(now)),
+        "renderRevision": found.revision or before.get("renderRevision"),
         "endpoint": f"http://{resolved.name}-openai.{namespace}.svc:{PORT_API}/v1",
         "selector": f"{c.LABEL_MODEL}={resolved.name},{c.LABEL_ROLE}={ROLE_ENGINE}",
         "resolved": {
@@ -124,11 +161,18 @@ def status_of(
     out["replicas"] = {
         "desired": decision.target, "ready": fleet.ready, "starting": len(fleet.starting_s), "draining": fleet.draining,
     }  # fmt: skip
-    out["demand"] = _demand(record)
+    fresh = decision.freshness is Freshness.FRESH
+    # Unknown is not zero: what is not known is taken away.
+    out["demand"] = _demand(record) if fresh else dict.fromkeys(_demand(record))
     history = list(before.get("history", ()))
     if decision.act:
         out["lastDecision"] = _decision(record)
         out["history"] = [out["lastDecision"], *history][:HISTORY]
+    elif record.policy.mode is Mode.RECOMMEND and fresh and decision.target != decision.current:
+        # What would be done; the same again is not written again, though its numbers move.
+        known, now_said = before.get("lastDecision") or {}, _decision(record)
+        same = all(known.get(k) == now_said[k] for k in ("from", "to", "reason"))
+        out["lastDecision"] = known if same else now_said
     return out
 
 

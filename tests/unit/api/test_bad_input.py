@@ -191,11 +191,6 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         "spec.reasoning.underPressure",
         "not supported yet: leave it out",
     ),
-    "a surge rollout": (
-        resource({"rollout": {"strategy": "Surge"}}),
-        "spec.rollout.strategy",
-        "was Surge; not supported yet: write InPlace",
-    ),
     "class weights": (
         resource({"classes": [{"name": "a", "match": {"header": "x", "values": ["1"]}, "weight": 2}]}),
         "spec.classes",

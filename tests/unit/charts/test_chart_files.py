@@ -10,8 +10,10 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
+from reasonscale.api import constants as c
 from reasonscale.autoscaler_metrics import DecisionMetrics
 from reasonscale.cli import operator as command
+from reasonscale.controller.metrics import OperatorMetrics
 
 ROOT = Path(__file__).parents[3]
 CHART = ROOT / "charts" / "reasonscale"
@@ -38,8 +40,10 @@ def test_every_flag_of_the_deployment_is_one_that_the_operator_takes() -> None:
 def test_an_alert_reads_metrics_that_the_operator_exports_and_has_a_runbook(alert: dict[str, object]) -> None:
     registry = CollectorRegistry()
     DecisionMetrics(registry)
+    OperatorMetrics(registry)
     exported = {family.name for family in registry.collect()}
-    read = set(re.findall(r"reasonscale_[a-z_]+", str(alert["expr"])))
+    exported |= {c.RAY_PREFIX + value for name, value in vars(c).items() if name.startswith("M_")}
+    read = set(re.findall(r"(?:ray_)?reasonscale_[a-z_]+", str(alert["expr"])))
     assert read
     assert read <= exported
     page = (ROOT / "docs" / "operations.md").read_text()
@@ -58,6 +62,14 @@ CASES = {
         {"scaling_limited": 1, "decision_need_kv": 1, "decision_need_concurrency": 1, "replicas_desired": 4},
     ),
     "ReasonscaleDrainStuck": ({"replicas_draining": 1}, {"replicas_draining": 0}),
+    "ReasonscaleBudgetsExhausted": (
+        {'ray_reasonscale_budget_exhausted_total{model="m"}': "0+30", 'ray_reasonscale_arrivals_total{model="m"}': "0+60"},
+        {'ray_reasonscale_budget_exhausted_total{model="m"}': "0+3", 'ray_reasonscale_arrivals_total{model="m"}': "0+60"},
+    ),
+    "ReasonscaleWatchStalled": (
+        {'reasonscale_operator_watch_age_seconds{kind="Pod"}': 200},
+        {'reasonscale_operator_watch_age_seconds{kind="Pod"}': 20},
+    ),
     "ReasonscaleNoDecisions": ({"decision_time_seconds": 0}, {"decision_time_seconds": 7190}),
 }  # fmt: skip
 
@@ -71,11 +83,13 @@ def test_each_alert_fires_when_it_must_and_only_then(tmp_path: Path) -> None:
             expected = []
             if fires:
                 rule = next(a for a in ALERTS if a["alert"] == name)
-                expected = [{"exp_labels": {"model": "m", **rule["labels"]}}]
+                label = {"kind": "Pod"} if name == "ReasonscaleWatchStalled" else {"model": "m"}
+                expected = [{"exp_labels": {**label, **rule["labels"]}}]
             tests.append({
                 "interval": "1m",
                 "input_series": [
-                    {"series": f'reasonscale_{metric}{{model="m"}}', "values": f"{value}x120"} for metric, value in series.items()
+                    {"series": metric if "{" in metric else f'reasonscale_{metric}{{model="m"}}', "values": f"{value}x120"}
+                    for metric, value in series.items()
                 ],
                 "alert_rule_test": [{"eval_time": "2h", "alertname": name, "exp_alerts": expected}],
             })  # fmt: skip
@@ -92,8 +106,9 @@ def test_each_alert_fires_when_it_must_and_only_then(tmp_path: Path) -> None:
 
 
 @pytest.mark.prometheus
-def test_promtool_takes_the_rules_as_they_are_shipped() -> None:
-    done = subprocess.run(["promtool", "check", "rules", str(CHART / "alerts.yaml")], capture_output=True, text=True)
+@pytest.mark.parametrize("name", ["alerts.yaml", "recording.yaml"])
+def test_promtool_takes_the_rules_as_they_are_shipped(name: str) -> None:
+    done = subprocess.run(["promtool", "check", "rules", str(CHART / name)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

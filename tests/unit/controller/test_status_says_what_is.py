@@ -13,7 +13,7 @@ from reasonscale.api.load import load_models
 from reasonscale.api.resolve import resolve
 from reasonscale.autoscaler import Record
 from reasonscale.controller.model_loop import Held, ready_replicas
-from reasonscale.controller.status import HISTORY, changed, merged, refused, stamp, status_of
+from reasonscale.controller.status import HISTORY, Found, changed, merged, refused, stamp, status_of
 from reasonscale.scaling.decide import decide
 from reasonscale.scaling.policy import policy_of
 from reasonscale.scaling.state import State
@@ -34,8 +34,7 @@ def record(target: int, now: float = 100.0, wanted: int = 3) -> Record:
 
 
 def status(found: Record | None, before: dict[str, Any], now: float = 100.0, **more: Any) -> dict[str, Any]:
-    given = {"namespace": "n", "generation": 1, "trouble": None, "held": False} | more
-    return status_of(RESOLVED, found, before, now=now, **given)
+    return status_of(RESOLVED, found, before, namespace="n", generation=1, found=Found(**more), now=now)
 
 
 def test_the_same_again_is_no_change_however_much_later() -> None:
