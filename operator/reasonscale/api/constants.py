@@ -59,7 +59,6 @@ M_BUDGET_EXHAUSTED: Final = "reasonscale_budget_exhausted_total"
 M_REJECTED: Final = "reasonscale_rejected_total"  # reason
 M_RESUMES: Final = "reasonscale_resumes_total"  # outcome
 M_RESUME_PAUSE: Final = "reasonscale_resume_pause_seconds"  # from an engine's loss to the next token
-M_RESUME_OFF: Final = "reasonscale_resume_off"  # 1: engines die again and again, requests are not handed on
 M_KV_CAPACITY: Final = "reasonscale_kv_capacity_tokens"
 M_KV_USED: Final = "reasonscale_kv_used_tokens"
 M_PREEMPTIONS: Final = "reasonscale_preemptions_total"

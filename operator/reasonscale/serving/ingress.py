@@ -15,7 +15,7 @@ from ray import serve
 from ray.llm._internal.serve.core.configs.openai_api_models import ChatCompletionRequest, CompletionRequest
 from ray.llm._internal.serve.core.ingress.utils import _sanitize_chat_completion_request
 from ray.llm._internal.serve.core.protocol import RawRequestInfo
-from ray.util.metrics import Counter, Gauge, Histogram
+from ray.util.metrics import Counter, Histogram
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -90,7 +90,6 @@ class Ingress:
         self._deaths: dict[str, Deaths] = {}
         self._resumes = Counter(c.M_RESUMES, description=c.M_RESUMES, tag_keys=(_MODEL, _OUTCOME))
         self._pause = Histogram(c.M_RESUME_PAUSE, description=c.M_RESUME_PAUSE, boundaries=_SECONDS, tag_keys=(_MODEL,))
-        self._off = Gauge(c.M_RESUME_OFF, description=c.M_RESUME_OFF, tag_keys=(_MODEL,))
         self._rejected = Counter(c.M_REJECTED, description=c.M_REJECTED, tag_keys=(_MODEL, _REASON))
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -249,7 +248,6 @@ class Ingress:
             call.entry.resumed = call.takeover.times
             if status not in (200, _CLIENT_GONE):
                 self._resumes.inc(tags={_MODEL: call.entry.model, _OUTCOME: call.entry.error or "failed"})
-            self._off.set(self._deaths[call.entry.model].off, tags={_MODEL: call.entry.model})
         now, entry = time.monotonic(), call.entry
         if call.place is not None:
             call.place.give(now)
