@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from e2e.cluster.control_plane import ControlPlane, binaries, free_ports
+from e2e.cluster.control_plane import ControlPlane, binaries
 
 from reasonscale.api import constants as c
 from reasonscale.api.crd import crd
@@ -27,7 +27,6 @@ class Cluster:
     plane: ControlPlane
     http: httpx.Client
     crd: dict[str, Any]  # as the server keeps it
-    ports: list[int]  # free ones of this machine
 
     def refusals(self, resource: dict[str, Any]) -> dict[str, str]:
         """Return what the server says against a new resource, by field; empty where it would take it."""
@@ -60,6 +59,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
                     break
                 assert time.monotonic() < deadline, held
                 time.sleep(0.2)
-            yield Cluster(plane, http, found, free_ports(2))
+            yield Cluster(plane, http, found)
     finally:
         plane.stop()

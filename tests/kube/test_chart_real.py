@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from e2e.cluster.control_plane import free_ports
 from tests.kube.test_operator_real import SERVICES, kuberay, resource, until  # noqa: F401  (a fixture)
 
 from reasonscale.api import constants as c
@@ -179,11 +180,12 @@ def test_the_operator_works_with_that_account_alone(kuberay: Any, account: tuple
         user["user"] = {"token": account[1]}
     kubeconfig = tmp_path / "account.yaml"
     kubeconfig.write_text(yaml.safe_dump(config))
+    ports = free_ports(2)
     made = kuberay.http.post(f"/apis/{c.GROUP}/{c.VERSION}/namespaces/default/{c.PLURAL}", json=resource("by-account"))
     assert made.status_code == 201, made.text
     command = [
         sys.executable, "-m", "reasonscale.cli.main", "operator", "--kubeconfig", str(kubeconfig), "--image", "i:1", "--code-image", "j:1",
-        "--prometheus-url", "http://127.0.0.1:9", "--health-port", str(kuberay.ports[0]), "--metrics-port", str(kuberay.ports[1]),
+        "--prometheus-url", "http://127.0.0.1:9", "--health-port", str(ports[0]), "--metrics-port", str(ports[1]),
         "--leader-election", "--operator-namespace", "default", "--lease-name", "rs-reasonscale",
     ]  # fmt: skip
     with (tmp_path / "log").open("wb") as log:

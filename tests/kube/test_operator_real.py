@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from e2e.cluster.control_plane import free_ports
 
 from reasonscale.api import constants as c
 
@@ -46,7 +47,7 @@ class Operator:
 
     def __init__(self, cluster: Any, folder: Path, *more: str, ports: list[int] | None = None) -> None:
         self.output = folder / f"operator-{len(list(folder.iterdir()))}.log"
-        self.health, self.metrics = ports or cluster.ports
+        self.health, self.metrics = ports or free_ports(2)
         given = {"--image": "i:1", "--code-image": "j:1", "--prometheus-url": "http://127.0.0.1:9"}
         rest = [part for flag, value in given.items() if flag not in more for part in (flag, value)]
         command = [
@@ -213,6 +214,7 @@ def test_wrong_input_is_said_at_once(tmp_path: Path) -> None:
         (["--kubeconfig", str(tmp_path / "none")], "there is no such file"),
         (["--default-mode", "auto"], "it must be Auto or Recommend"),
         ([], "this is no pod"),
+        (["--lease-seconds", "2"], "it must be at least 5"),
     ):
         env = {k: v for k, v in os.environ.items() if k != "KUBERNETES_SERVICE_HOST"}
         done = subprocess.run([*base, *more], capture_output=True, text=True, timeout=60, env=env, check=False)

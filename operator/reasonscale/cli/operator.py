@@ -80,6 +80,10 @@ def operator(
         image=image, code_image=code_image, default_mode=default_mode, cpu=cpu, redis_address=redis_address,
         namespace=operator_namespace, freeze=freeze,
     )  # fmt: skip
+    for flag, port in (("--health-port", health_port), ("--metrics-port", metrics_port)):
+        if (problem := _taken(listen, port)) is not None:
+            print(f"operator: {flag} was {port}; {problem}", file=sys.stderr)
+            return 2
     lease = (lease_name, lease_seconds) if leader_election else None
     asyncio.run(
         _run(
@@ -87,6 +91,19 @@ def operator(
         )
     )  # fmt: skip
     return 0
+
+
+def _taken(host: str, port: int) -> str | None:
+    """Return why nothing can listen there; None where something can."""
+    import socket
+
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind((host, port))
+        except (OSError, OverflowError) as error:
+            return f"nothing can listen on {host}:{port}: {getattr(error, 'strerror', None) or error}; choose another"
+    return None
 
 
 async def _run(
