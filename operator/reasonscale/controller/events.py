@@ -57,6 +57,8 @@ def events_of(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Eve
             continue
         turned = found["status"] != known.get("status")
         other = kind == "Degraded" and found.get("reason") != known.get("reason")
+        if not known and found["reason"] == "Absent":
+            continue  # a model that was just made has no replica yet
         if found["status"] == status and (turned or other):
             yield Event(level, name or str(found["reason"]), str(found["message"]))
         elif (

@@ -38,6 +38,7 @@ def test_what_turns_is_told_once() -> None:
     other = status(("Degraded", "True", "ImagePull", "x"), ("SignalsAvailable", "False", "Stale", "y"))
     assert [e.reason for e in events_of(bad, other)] == ["ImagePull"]
     assert list(events_of({}, good)) == []
+    assert [e.reason for e in events_of({}, bad)] == ["NoGPU"], "a model that was just made has no ledger yet"
 
 
 def test_a_decision_is_told_with_its_numbers_and_a_recommendation_is_called_one() -> None:
