@@ -199,9 +199,14 @@ def _started(strategy: str, effect: Effect, subject: Subject) -> str:
     cost = (
         "the only replica stops before it starts again: an outage of one engine start"
         if replicas == 1
-        else f"one of {replicas} replicas is out at a time"
+        else f"{_at_once(replicas)} of {replicas} replicas {'is' if replicas < 10 else 'are'} out at a time"
     )
     return f"InPlace: the engines restart one after another; {cost}"
+
+
+def _at_once(replicas: int) -> str:
+    """Return how many replicas Serve's rolling update stops at once: a fifth, and one at least."""
+    return "one" if replicas < 10 else str(replicas // 5)
 
 
 def held_by(model: ReasoningModel, freeze: bool) -> str | None:
