@@ -29,7 +29,7 @@ from reasonscale.serving.continuation import Continuation, packed, what_binds
 from reasonscale.serving.errors import GaveUp, error_body
 from reasonscale.serving.limits import InFlight
 from reasonscale.serving.reading import govern, model_of, read_body, request_id, session_of
-from reasonscale.serving.router import LOADS, PLACED, kill_replica
+from reasonscale.serving.router import LOADS, PLACED
 from reasonscale.serving.settings import ModelSettings
 from reasonscale.serving.stream import error_of, relay
 from reasonscale.serving.takeover import Deaths, Takeover
@@ -187,7 +187,6 @@ class Ingress:
 
         def hung(replica: str) -> None:
             LOADS[handle.deployment_name].avoid(replica, 10 * settings.hang_s)
-            kill_replica(handle.app_name, handle.deployment_name, replica)
 
         def resumed(pause_s: float) -> None:
             entry.resumed = taken.times

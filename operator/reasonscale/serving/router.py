@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import signal
-import threading
 import time
 from collections import OrderedDict
 from typing import Any
@@ -19,9 +15,6 @@ from reasonscale.serving.routing import Loads
 LOADS: dict[str, Loads] = {}  # by deployment
 PLACED: OrderedDict[str, tuple[str, float]] = OrderedDict()  # a request's unique id -> its replica, and since when
 _PLACED_MOST = 100_000
-_KILLED: set[str] = set()
-_LOCK = threading.Lock()
-log = logging.getLogger("ray.serve")
 
 
 def _told(pending: PendingRequest | None) -> dict[str, str]:
@@ -62,28 +55,3 @@ class ExpectedWork(RequestRouter):  # type: ignore[misc]
         prompt = told.get(c.HEADER_PROMPT_TOKENS, "")
         self._loads.sent(replica_id.unique_id, float(prompt) if prompt.isdigit() else 0.0, told.get(c.HEADER_SESSION))
         _place(told.get(c.HEADER_UNIQUE_ID), replica_id.unique_id)
-
-
-def kill_replica(app: str, deployment: str, replica: str) -> None:
-    """End a replica that hangs, so that Serve starts another; once. A process that is stopped hears no request of Ray's
-    to end, so that its node's own Ray kills it."""
-    with _LOCK:
-        if replica in _KILLED:
-            return
-        _KILLED.add(replica)
-    threading.Thread(target=_kill, args=(f"SERVE_REPLICA::{app}#{deployment}#{replica}",), daemon=True).start()
-
-
-def _kill(actor: str) -> None:
-    import ray
-    from ray._private.state import actors
-    from ray.serve._private.constants import SERVE_NAMESPACE
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    try:
-        found = actors(ray.get_actor(actor, namespace=SERVE_NAMESPACE)._actor_id.hex())
-        there = NodeAffinitySchedulingStrategy(found["Address"]["NodeID"], soft=False)
-        kill = ray.remote(num_cpus=0, scheduling_strategy=there, max_retries=0)(os.kill)
-        ray.get(kill.remote(found["Pid"], signal.SIGKILL), timeout=120)
-    except Exception as error:  # it may be gone already; Serve's own check comes later
-        log.warning("%s hangs and could not be ended: %s", actor, error)
