@@ -253,9 +253,9 @@ def test_a_stopped_replicas_streams_go_on_elsewhere(fleet: Any, undisturbed: lis
         whole(heard)
         assert [h.said for h in heard] == [h.said for h in undisturbed]
     finally:
-        fleet.settings(hang_s=60.0)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    fleet.settings(hang_s=60.0)
     fleet.wait_replicas(2, but=frozenset({victim}))
 
 
