@@ -185,7 +185,7 @@ class Ingress:
             info = RawRequestInfo(headers=told | again | made)
             return (handle.chat if chat else handle.completions).remote(typed, info)
 
-        def hung(replica: str) -> None:
+        def avoid(replica: str) -> None:
             LOADS[handle.deployment_name].avoid(replica, 10 * settings.hang_s)
 
         def resumed(pause_s: float) -> None:
@@ -195,7 +195,7 @@ class Ingress:
 
         taken = Takeover(
             kept, entry.started_s, deaths, hang_s=settings.hang_s, attempts=settings.attempts, open_stream=open_stream,
-            placed=lambda: PLACED.get(unique), hung=hung, resumed=resumed,
+            placed=lambda: PLACED.get(unique), avoid=avoid, resumed=resumed,
         )  # fmt: skip
         call.unique = unique
         return taken

@@ -21,6 +21,7 @@ log = logging.getLogger("ray.serve")
 PASSED_TOKENS: Final = 4  # an engine that makes so many of a request does not die of its prompt
 TURN_S: Final = 5.0  # the next request is not kept waiting for longer
 GATHER_S: Final = 0.05  # those that lost the same engine come within it, and then the oldest goes first
+SAME_S, SAME_MOST = 0.5, 60  # a lost replica that is met again is given time to go
 MANY_DEATHS, DEATHS_WITHIN_S, OFF_S = 8, 600.0, 600.0
 _OFTEN = "engines are lost again and again, so that requests are not handed on; send it again later"
 
@@ -101,14 +102,16 @@ class Takeover:
 
     def __init__(
         self, kept: Continuation, arrived_s: float, deaths: Deaths, *, hang_s: float, attempts: int,
-        open_stream: Callable[[], Any], placed: Callable[[], tuple[str, float] | None], hung: Callable[[str], None],
+        open_stream: Callable[[], Any], placed: Callable[[], tuple[str, float] | None], avoid: Callable[[str], None],
         resumed: Callable[[float], None] = lambda pause_s: None, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._kept, self._arrived_s, self._deaths = kept, arrived_s, deaths
         self._hang_s, self._attempts = hang_s, attempts
-        self._open, self._placed, self._hung, self._resumed = open_stream, placed, hung, resumed
+        self._open, self._placed, self._avoid, self._resumed = open_stream, placed, avoid, resumed
         self._clock = clock
         self.times = 0  # handed on
+        self._last: str | None = None  # the replica that was lost last
+        self._same = 0  # times that it was met again
 
     async def pieces(self) -> AsyncGenerator[Any, None]:
         """Yield (kind, text) of a stream, or the one object of a whole answer; GaveUp where no engine may go on."""
@@ -151,8 +154,13 @@ class Takeover:
         placed = self._placed()
         replica = placed[0] if placed else None
         self._deaths.note(replica)
-        if isinstance(error, Hung) and replica is not None:
-            self._hung(replica)
+        if replica is not None:
+            self._avoid(replica)
+        # One that was lost and still takes requests, for the second until it is gone, dies of none of them.
+        if replica is not None and replica == self._last and self._same < SAME_MOST:
+            self._same += 1
+            return
+        self._last = replica
         log.warning("a request's engine was lost after %d tokens (%s)", len(self._kept.ids), type(error).__name__)
         self.times += 1
         if self._deaths.turns.holds(self):
@@ -170,7 +178,7 @@ class Takeover:
 
     async def _waited(self) -> AsyncGenerator[Any, None]:
         """Wait for one's turn; yield what keeps the client's connection open meanwhile."""
-        await asyncio.sleep(GATHER_S)
+        await asyncio.sleep(SAME_S if self._same else GATHER_S)
         turn = asyncio.ensure_future(self._deaths.turns.take(self, self._arrived_s))
         try:
             while not turn.done():

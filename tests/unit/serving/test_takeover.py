@@ -69,12 +69,12 @@ class Scene:
 
     def __init__(self, *streams: Stream, deaths: Deaths | None = None, binds: str | None = None) -> None:
         self.streams, self.at = list(streams), ("", 0.0)
-        self.opened, self.hung, self.pauses = 0, [], []  # type: ignore[var-annotated]
+        self.opened, self.avoided, self.pauses = 0, [], []  # type: ignore[var-annotated]
         self.deaths = deaths or Deaths(clock)
         self.kept = Continuation(binds)
         self.takeover = Takeover(
             self.kept, 0.0, self.deaths, hang_s=60.0, attempts=3, open_stream=self.open, placed=lambda: self.at,
-            hung=self.hung.append, resumed=self.pauses.append, clock=clock,
+            avoid=self.avoided.append, resumed=self.pauses.append, clock=clock,
         )  # fmt: skip
 
     def open(self) -> Stream:
@@ -111,7 +111,7 @@ def test_a_replica_that_says_nothing_for_a_minute_is_left_and_named() -> None:
     async def main() -> None:
         scene = Scene(Stream(3, "hangs", "stopped"), Stream(2, "ends", "b"))
         assert await scene.run() == 5
-        assert scene.hung == ["stopped"]
+        assert scene.avoided == ["stopped"]
         assert 60 <= clock() < 70
 
     play(main())
@@ -123,6 +123,16 @@ def test_a_prompt_that_kills_its_engines_kills_two_and_is_told_so() -> None:
         with pytest.raises(GaveUp) as found:
             await scene.run()
         assert (found.value.status, found.value.code, scene.opened) == (500, "engine_crash_suspect", 2)
+
+    play(main())
+
+
+def test_a_lost_replica_that_is_met_again_before_it_is_gone_is_no_second_death() -> None:
+    async def main() -> None:
+        dying = [Stream(0, "dies", "a") for _ in range(5)]
+        scene = Scene(Stream(2, "dies", "a"), *dying, Stream(3, "ends", "b"))
+        assert await scene.run() == 5
+        assert (scene.takeover.times, set(scene.avoided)) == (1, {"a"})
 
     play(main())
 
