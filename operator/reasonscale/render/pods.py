@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from reasonscale.render.context import PORT_API, PORT_DASHBOARD, PORT_METRICS, ROLE_ENGINE, ROLE_HEAD, Subject
+from reasonscale.render.context import CODE, PORT_API, PORT_DASHBOARD, PORT_METRICS, ROLE_ENGINE, ROLE_HEAD, Subject
 from reasonscale.serving.config import COMMON_ENV
 from reasonscale.serving.proxy import IMPORT_PATH as PROXY
 
-CODE = "/reasonscale"
 _CODE_SOURCE: Final = "/opt/reasonscale"
 # Pod Security's profile `restricted`.
 RESTRICTED: Final[dict[str, Any]] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 RESTRICTED_POD: Final[dict[str, Any]] = {"runAsNonRoot": True, "runAsUser": 1000, "runAsGroup": 100, "fsGroup": 100, "seccompProfile": {"type": "RuntimeDefault"}}  # fmt: skip
-_SMALL: Final[dict[str, Any]] = {"requests": {"cpu": "500m", "memory": "2Gi"}, "limits": {"memory": "4Gi"}}
 GRACE_S: Final = 60
 
 
 def _env(subject: Subject, role: str) -> list[dict[str, Any]]:
-    found = {**COMMON_ENV, "PYTHONPATH": CODE, "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": PROXY}
+    found = {**COMMON_ENV, "PYTHONPATH": str(CODE), "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": PROXY}
     # Gauges that are not written for 20 s vanish, and a decision wants them fresh.
     found["RAY_metrics_report_interval_ms"] = "1000"
     out: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in found.items()]
@@ -36,7 +34,7 @@ def _volumes(subject: Subject, role: str) -> tuple[list[dict[str, Any]], list[di
     """Return volumes and mounts."""
     spec = subject.model.spec
     volumes: list[dict[str, Any]] = [{"name": "reasonscale-code", "emptyDir": {"sizeLimit": "64Mi"}}]
-    mounts: list[dict[str, Any]] = [{"name": "reasonscale-code", "mountPath": CODE, "readOnly": True}]
+    mounts: list[dict[str, Any]] = [{"name": "reasonscale-code", "mountPath": str(CODE), "readOnly": True}]
     if role != ROLE_ENGINE:
         return volumes, mounts
     volumes.append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": spec.pod.shm_size}})
@@ -59,7 +57,7 @@ def _volumes(subject: Subject, role: str) -> tuple[list[dict[str, Any]], list[di
 
 def _resources(subject: Subject, role: str, gpus: int) -> dict[str, Any]:
     if role != ROLE_ENGINE:
-        return _SMALL
+        return (subject.context.head if role == ROLE_HEAD else subject.context.ingress).resources()
     given = subject.model.spec.pod.resources
     requests, limits = given.get("requests"), given.get("limits")
     out: dict[str, Any] = {
@@ -104,10 +102,10 @@ def template(subject: Subject, role: str, container: str, gpus: int = 0) -> dict
     code = {
         "name": "reasonscale-code",
         "image": subject.context.code_image,
-        "command": ["cp", "-r", f"{_CODE_SOURCE}/.", CODE],
+        "command": ["cp", "-r", f"{_CODE_SOURCE}/.", str(CODE)],
         "securityContext": RESTRICTED,
         "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "128Mi"}},
-        "volumeMounts": [{"name": "reasonscale-code", "mountPath": CODE}],
+        "volumeMounts": [{"name": "reasonscale-code", "mountPath": str(CODE)}],
     }
     main: dict[str, Any] = {
         "name": container,

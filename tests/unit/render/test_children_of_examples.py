@@ -21,7 +21,7 @@ from reasonscale.api.load import load_models, parse
 from reasonscale.api.resolve import resolve
 from reasonscale.cli.main import run
 from reasonscale.render.children import children
-from reasonscale.render.context import RAY_ENGINE, RAY_INGRESS, Context
+from reasonscale.render.context import MODELS, RAY_ENGINE, RAY_INGRESS, Context
 from reasonscale.render.text import to_yaml
 
 ROOT = Path(__file__).parents[3]
@@ -35,7 +35,7 @@ CONTEXT = Context(
 def rendered(file: Path, **changes: Any) -> list[dict[str, Any]]:
     [model] = load_models(file)
     context = Context(**{f: getattr(CONTEXT, f) for f in CONTEXT.__slots__} | changes)
-    return children(model, resolve(model), context)
+    return children(model, resolve(model, MODELS), context)
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda f: f.stem)
