@@ -13,13 +13,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
-
 from e2e.cluster.control_plane import binaries
 from e2e.cluster.machine import Machine
+
 from reasonscale.api import constants as c
 
 ROOT = Path(__file__).parents[2]
-IMAGE_ENV, ENGINE_ENV, PROMETHEUS_ENV = "REASONSCALE_E2E_IMAGE", "REASONSCALE_E2E_ENGINE_IMAGE", "REASONSCALE_E2E_PROMETHEUS"
+IMAGE_ENV, ENGINE_ENV, PROMETHEUS_ENV = (
+    "REASONSCALE_E2E_IMAGE",
+    "REASONSCALE_E2E_ENGINE_IMAGE",
+    "REASONSCALE_E2E_PROMETHEUS",
+)
 _OWN = ("KUBECONFIG", IMAGE_ENV, ENGINE_ENV, PROMETHEUS_ENV)
 T = TypeVar("T")
 
@@ -60,7 +64,9 @@ class Target:
     def of_machine(cls, machine: Machine) -> Target:
         """Return the cluster of this machine, which is up."""
         assert machine.prometheus is not None
-        return cls(machine.plane.kubeconfig, machine.operator_image, machine.engine_image, machine.prometheus.url, machine)
+        return cls(
+            machine.plane.kubeconfig, machine.operator_image, machine.engine_image, machine.prometheus.url, machine
+        )
 
     @property
     def env(self) -> dict[str, str]:
@@ -69,7 +75,14 @@ class Target:
         folder = binaries(("kubectl", "helm"))
         path = f"{folder}:{os.environ['PATH']}" if folder else os.environ["PATH"]
         mine = {"KUBECONFIG": str(self.kubeconfig), "PATH": f"{ROOT / '.venv' / 'bin'}:{path}"}
-        return {**os.environ, **mine, "IMAGE": repository, "TAG": tag, "ENGINE_IMAGE": self.engine_image, "PROMETHEUS": self.prometheus}
+        return {
+            **os.environ,
+            **mine,
+            "IMAGE": repository,
+            "TAG": tag,
+            "ENGINE_IMAGE": self.engine_image,
+            "PROMETHEUS": self.prometheus,
+        }
 
     def sh(self, command: str, timeout_s: float = 120, check: bool = True) -> str:
         """Run a command line as a user would, in the tree's root; return what it printed."""

@@ -85,6 +85,7 @@ def operator(
         return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("kopf").setLevel(logging.WARNING)  # it tells of every event that it hands on
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # and this one of each query
     from reasonscale.cli.render import small_pods
     from reasonscale.controller.model_loop import Settings
 

@@ -22,7 +22,7 @@ from reasonscale.controller.events import Event, Recorder, events_of
 from reasonscale.controller.kube import KindMissing, Kube, KubeError, NotLeading
 from reasonscale.controller.status import Found, changed, refused, stamp, status_of
 from reasonscale.render.children import children
-from reasonscale.render.context import MODELS, Context, PodSize, Subject
+from reasonscale.render.context import MODELS, SMALL, Context, PodSize, Subject
 from reasonscale.render.marks import app_of
 from reasonscale.scaling.policy import policy_of
 from reasonscale.scaling.types import Fleet, Mode, Policy
@@ -46,8 +46,8 @@ class Settings:
     network_policy: bool = True
     namespace: str = "reasonscale"
     freeze: bool = False  # hold every model as it is
-    head: PodSize = PodSize()
-    ingress: PodSize = PodSize()
+    head: PodSize = SMALL
+    ingress: PodSize = SMALL
     ingress_replicas: int = 2
 
 

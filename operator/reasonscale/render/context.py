@@ -42,6 +42,9 @@ class PodSize:
         return {"requests": {"cpu": self.cpu, "memory": self.memory}, "limits": {"memory": f"{2 * number}{unit}"}}
 
 
+SMALL: Final = PodSize()
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """Where the children go. `uid`: the resource's, for owner references; None: nobody owns them."""
@@ -56,8 +59,8 @@ class Context:
     pod_monitor: bool = True
     network_policy: bool = True
     operator_namespace: str = "reasonscale"
-    head: PodSize = PodSize()
-    ingress: PodSize = PodSize()
+    head: PodSize = SMALL
+    ingress: PodSize = SMALL
     ingress_replicas: int = 2
 
 

@@ -21,7 +21,7 @@ from reasonscale.api.load import load_models, parse
 from reasonscale.api.resolve import resolve
 from reasonscale.cli.main import run
 from reasonscale.render.children import children
-from reasonscale.render.context import MODELS, RAY_ENGINE, RAY_INGRESS, Context
+from reasonscale.render.context import MODELS, RAY_ENGINE, RAY_INGRESS, Context, PodSize
 from reasonscale.render.text import to_yaml
 
 ROOT = Path(__file__).parents[3]
@@ -133,3 +133,30 @@ def test_the_command_prints_manifests_and_says_what_is_wrong(
     assert "--replicas was 99; qwq-32b allows 1 to" in capsys.readouterr().err
     assert run(["render", str(tmp_path / "none.yaml"), *images]) == 2
     assert "there is no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("replicas", "least"), [(1, 0), (3, 2)])
+def test_disruption_budgets_name_a_number_that_needs_no_scale_subresource(replicas: int, least: int) -> None:
+    file = ROOT / "examples" / "qwq-32b.yaml"
+    budgets = {x["metadata"]["name"]: x["spec"] for x in rendered(file, replicas=replicas) if x["kind"] == "PodDisruptionBudget"}  # fmt: skip
+    assert not any("maxUnavailable" in spec for spec in budgets.values())
+    assert budgets["qwq-32b-engine"]["minAvailable"] == least
+    assert budgets["qwq-32b-ingress"]["minAvailable"] == 1
+    assert rendered(file, ingress_replicas=1)[2]["spec"]["minAvailable"] == 0
+
+
+def test_sizes_of_head_and_ingress_are_the_operators() -> None:
+    file = ROOT / "examples" / "qwq-32b.yaml"
+    cluster = rendered(file, head=PodSize("100m", "1Gi"), ingress=PodSize("0.2", "512Mi"), ingress_replicas=3)[0]["spec"]["rayClusterConfig"]  # fmt: skip
+    head, ingress = cluster["headGroupSpec"], cluster["workerGroupSpecs"][0]
+    assert head["template"]["spec"]["containers"][0]["resources"] == {"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"memory": "2Gi"}}  # fmt: skip
+    assert ingress["template"]["spec"]["containers"][0]["resources"] == {"requests": {"cpu": "0.2", "memory": "512Mi"}, "limits": {"memory": "1024Mi"}}  # fmt: skip
+    assert (ingress["replicas"], ingress["minReplicas"], ingress["maxReplicas"]) == (3, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("cpu", "memory", "word"), [("half", "2Gi", "CPU was 'half'"), ("1", "2", "memory was '2'"), ("1", "2G", "must be")]
+)
+def test_a_size_that_is_none_is_refused_in_words(cpu: str, memory: str, word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        PodSize(cpu, memory)
