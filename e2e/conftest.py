@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from e2e.cluster.machine import CACHE_ENV, Machine, missing
 from e2e.cluster.target import Target, own_cluster
+from e2e.readme import commands
 from tests.selection import Needs, deselect, nothing_is_no_failure
 
 NEEDS: Needs = {
@@ -38,3 +39,12 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         yield Target.of_machine(machine)
     finally:
         machine.down()
+
+
+@pytest.fixture(scope="session")
+def installed(target: Target) -> Target:
+    """Install the charts by the README's commands, where no test before has."""
+    for command in commands("charts"):
+        target.sh(f"{command} || true")
+    target.sh("kubectl -n reasonscale rollout status deploy/reasonscale --timeout=120s", 130)
+    return target
