@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from e2e.cluster.machine import CACHE_ENV, Machine, missing
-from e2e.cluster.target import Target, own_cluster
+from e2e.cluster.target import Target, own_cluster, until
+from e2e.model import NAME, START_S, resource
 from e2e.readme import commands
 from tests.selection import Needs, deselect, nothing_is_no_failure
+
+from reasonscale.api import constants as c
 
 NEEDS: Needs = {
     "cluster": (lambda: own_cluster() or missing() is None, missing() or ""),
@@ -48,3 +52,20 @@ def installed(target: Target) -> Target:
         target.sh(f"{command} || true")
     target.sh("kubectl -n reasonscale rollout status deploy/reasonscale --timeout=120s", 130)
     return target
+
+
+@pytest.fixture(scope="session")
+def serving(installed: Target) -> Iterator[Target]:
+    """Start the model and wait until it serves; it is deleted at the end."""
+    installed.apply(resource())
+    began = time.monotonic()
+    try:
+        until(lambda: installed.ready(NAME), 2 * START_S, "the model serves")
+        print(f"e2e: a model serves after {time.monotonic() - began:.0f} s")
+        yield installed
+    except BaseException:
+        print(installed.story(NAME))
+        raise
+    finally:
+        installed.kubectl("delete", c.PLURAL, NAME, "--ignore-not-found", "--wait=false")
+        until(lambda: not installed.pods(NAME), 120, "the pods go")

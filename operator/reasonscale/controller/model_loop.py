@@ -240,12 +240,13 @@ class ModelLoop:
 
     async def _apply(self, model: ReasoningModel, resolved: Resolved, *, act: bool) -> Outcome:
         assert self._held is not None
-        s = self._settings
+        s, running = self._settings, self._cluster.service(self._namespace, resolved.name) or {}
+        active = ((running.get("status") or {}).get("activeServiceStatus") or {}).get("rayClusterName")
         context = Context(
             namespace=self._namespace, replicas=self._held.target, image=s.image, code_image=s.code_image,
             uid=self._body["metadata"]["uid"], cpu=s.cpu, redis_address=s.redis_address, pod_monitor=s.pod_monitor,
             network_policy=s.network_policy, operator_namespace=s.namespace, head=s.head, ingress=s.ingress,
-            ingress_replicas=s.ingress_replicas,
+            ingress_replicas=s.ingress_replicas, active_cluster=active or None,
         )  # fmt: skip
         seen = self._status.get("observedGeneration") == self._body["metadata"].get("generation")
         subject = Subject(model, resolved, context)

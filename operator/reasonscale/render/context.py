@@ -62,6 +62,7 @@ class Context:
     head: PodSize = SMALL
     ingress: PodSize = SMALL
     ingress_replicas: int = 2
+    active_cluster: str | None = None  # the RayCluster that serves, once one does
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,3 +160,12 @@ def test_sizes_of_head_and_ingress_are_the_operators() -> None:
 def test_a_size_that_is_none_is_refused_in_words(cpu: str, memory: str, word: str) -> None:
     with pytest.raises(ValueError, match=word):
         PodSize(cpu, memory)
+
+
+def test_the_service_selects_the_cluster_that_serves_and_no_other() -> None:
+    file = ROOT / "examples" / "qwq-32b.yaml"
+    selectors = [next(x for x in rendered(file, active_cluster=name) if x["kind"] == "Service")["spec"]["selector"] for name in (None, "qwq-32b-abcde")]  # fmt: skip
+    assert "ray.io/cluster" not in selectors[0]
+    assert selectors[1] == selectors[0] | {"ray.io/cluster": "qwq-32b-abcde"}
+    before, after = (rendered(file, active_cluster=name)[0] for name in (None, "qwq-32b-abcde"))
+    assert before == after, "the RayService does not follow it"
