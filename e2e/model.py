@@ -20,6 +20,7 @@ def resource(**scaling: Any) -> dict[str, Any]:
     found: dict[str, Any] = yaml.safe_load((ROOT / "examples" / "micro-reasoner.yaml").read_text())
     found["metadata"]["name"] = NAME
     found["spec"]["pod"]["env"] = [{"name": "REASONSCALE_PACE_MS", "value": "40"}]
+    found["spec"]["drain"] = {"max": "2m"}  # the longest chain takes 72 s
     found["spec"]["scaling"] |= {"maxReplicas": 2} | scaling
     return found
 

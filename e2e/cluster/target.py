@@ -147,6 +147,16 @@ class Target:
         found: list[dict[str, Any]] = answer.json()["data"]["result"]
         return found
 
+    def kill_operator(self) -> None:
+        """Kill the operator's process on its node, at once."""
+        assert self.machine is not None
+        containerd = self.machine.containerd
+        [found] = containerd.ctr(
+            "containers", "ls", "-q", "labels.io.kubernetes.container.name==operator"
+        ).stdout.split()
+        done = containerd.ctr("tasks", "kill", "--signal", "SIGKILL", found)
+        assert done.returncode == 0, done.stderr
+
     def story(self, model: str) -> str:
         """Return what a person would look at when a model does not come."""
         parts = [
