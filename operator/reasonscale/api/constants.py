@@ -78,6 +78,9 @@ LABEL_METRIC_BIN: Final = "bin"  # the bin's lower edge, as a decimal number
 LABEL_METRIC_PHASE: Final = "phase"
 LABEL_METRIC_REASON: Final = "reason"
 LABEL_METRIC_OUTCOME: Final = "outcome"
+# Set by who scrapes pods: whose they are. Two resources may serve the same name.
+LABEL_METRIC_NAMESPACE: Final = "namespace"
+LABEL_METRIC_RESOURCE: Final = "reasonscale_io_model"  # LABEL_MODEL as Prometheus writes a pod's label
 
 # HTTP headers of the ingress.
 HEADER_REQUEST_ID: Final = "x-request-id"

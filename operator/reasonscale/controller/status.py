@@ -56,6 +56,7 @@ class Found:
     held: str | None = None  # what holds the model as it is
     held_reason: str = "Held"
     signals: str | None = None  # why there are none
+    signals_reason: str = "PrometheusDown"
     revision: str | None = None  # of the rendering that runs
     update: str | None = None  # what another rendering would change
     blocked: str | None = None  # why a rollout does not begin
@@ -110,7 +111,7 @@ def _signals(record: Record, found: Found) -> dict[str, Any]:
         return condition("SignalsAvailable", True, "Fresh", "the engines' ledgers are read")
     if found.signals:
         return condition(
-            "SignalsAvailable", False, "PrometheusDown", f"{found.signals}; replicas are held until it answers"
+            "SignalsAvailable", False, found.signals_reason, f"{found.signals}; replicas are held until it answers"
         )
     if fresh is Freshness.ABSENT:
         text = "Prometheus has no ledger of this model: no replica serves yet, or it does not scrape port metrics of the model's pods; replicas are held"

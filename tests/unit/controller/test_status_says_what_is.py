@@ -95,7 +95,8 @@ async def test_replicas_are_starting_until_they_are_ready_and_draining_beyond_th
     async def counted() -> int:
         return ready
 
-    held = Held(1, counted, lambda: now[0])
+    held = Held(1, lambda: now[0])
+    held.ready = counted
     await held.set_replicas(3)
     now[0] = 7.0
     fleet = await held.fleet()
