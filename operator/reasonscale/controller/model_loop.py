@@ -42,6 +42,7 @@ class Settings:
     code_image: str
     default_mode: str = "Recommend"
     cpu: bool = False
+    rdma: bool = False
     redis_address: str | None = None
     pod_monitor: bool = True
     network_policy: bool = True
@@ -250,7 +251,7 @@ class ModelLoop:
         s = self._settings
         context = Context(
             namespace=self._namespace, replicas=self._held.target, image=s.image, code_image=s.code_image,
-            uid=self._body["metadata"]["uid"], cpu=s.cpu, redis_address=s.redis_address, pod_monitor=s.pod_monitor,
+            uid=self._body["metadata"]["uid"], cpu=s.cpu, rdma=s.rdma, redis_address=s.redis_address, pod_monitor=s.pod_monitor,
             network_policy=s.network_policy, operator_namespace=s.namespace,
         )  # fmt: skip
         seen = self._status.get("observedGeneration") == self._body["metadata"].get("generation")

@@ -21,7 +21,7 @@ from reasonscale.controller.watched import MISSING_RETRY_S, Watched
 from reasonscale.render.context import PORT_METRICS, ROLE_ENGINE
 from reasonscale.signals.pods import PodScrape, Target
 from reasonscale.signals.shared import SharedSamples
-from reasonscale.signals.sources import Samples
+from reasonscale.signals.sources import Prometheus
 
 TICK_S: Final = 5.0
 STALLED_S: Final = 60.0
@@ -120,12 +120,13 @@ class Manager:
     """All models that the operator looks after."""
 
     def __init__(
-        self, kube: Kube, samples: Samples | None, settings: Settings, metrics: DecisionMetrics, own: OperatorMetrics,
+        self, kube: Kube, samples: Prometheus | None, settings: Settings, metrics: DecisionMetrics, own: OperatorMetrics,
         namespace: str | None = None,
     ) -> None:  # fmt: skip
         self._kube, self._settings, self._metrics, self._own = kube, settings, metrics, own
         self._watches = Watches(kube, namespace)
-        self._samples = SharedSamples(samples or PodScrape(self._watches.targets))
+        self._source = samples or PodScrape(self._watches.targets)
+        self._samples = SharedSamples(self._source)
         self._bodies: dict[str, dict[str, Any]] = {}
         self._loops: dict[str, ModelLoop] = {}
         self.guard = Guard(kube, namespace, lambda: self._bodies)
@@ -169,6 +170,10 @@ class Manager:
             except Exception:
                 _log.exception("a turn for the model %s failed", uid)
         self.ticked_s = time.monotonic()
+
+    async def close(self) -> None:
+        """Close the connections to where samples come from."""
+        await self._source.close()
 
     async def follow(self) -> None:
         """Keep the watches going until cancelled."""

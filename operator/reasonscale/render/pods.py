@@ -72,6 +72,13 @@ def _resources(subject: Subject, role: str, gpus: int) -> dict[str, Any]:
     return out
 
 
+def _security(subject: Subject, role: str) -> dict[str, Any]:
+    """Return a container's security context: restricted, but for RDMA, which registers memory that must not be swapped."""
+    if role == ROLE_ENGINE and subject.context.rdma and subject.pods_per_replica > 1:
+        return RESTRICTED | {"capabilities": {"drop": ["ALL"], "add": ["IPC_LOCK"]}}
+    return RESTRICTED
+
+
 def _ports(role: str) -> list[dict[str, Any]]:
     found = {"metrics": PORT_METRICS}
     found |= {"gcs-server": 6379, "dashboard": PORT_DASHBOARD, "client": 10001} if role == ROLE_HEAD else {}
@@ -116,7 +123,7 @@ def template(subject: Subject, role: str, container: str, gpus: int = 0) -> dict
         "ports": _ports(role),
         "resources": _resources(subject, role, gpus),
         "volumeMounts": mounts,
-        "securityContext": RESTRICTED,
+        "securityContext": _security(subject, role),
     }
     engine = role == ROLE_ENGINE
     if engine and pod.env_from:
@@ -131,8 +138,10 @@ def template(subject: Subject, role: str, container: str, gpus: int = 0) -> dict
     }
     if pod.image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": s.name} for s in pod.image_pull_secrets]
-    if pod.service_account_name:
+    if engine and pod.service_account_name:  # the head's is KubeRay's, for Ray's autoscaler
         spec["serviceAccountName"] = pod.service_account_name
+    elif role != ROLE_HEAD:
+        spec["automountServiceAccountToken"] = False  # neither engines nor ingress speak to the API server
     if engine:
         spec |= _engine_fields(subject)
     elif role != ROLE_HEAD:

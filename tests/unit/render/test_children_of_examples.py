@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,3 +134,28 @@ def test_the_command_prints_manifests_and_says_what_is_wrong(
     assert "--replicas was 99; qwq-32b allows 1 to" in capsys.readouterr().err
     assert run(["render", str(tmp_path / "none.yaml"), *images]) == 2
     assert "there is no such file" in capsys.readouterr().err
+
+
+def test_only_the_engines_get_the_service_account_that_the_resource_names() -> None:
+    """The head's is KubeRay's own, with the rights that Ray's autoscaler needs."""
+    spec = {"model": {"uri": "hf://Qwen/Qwen3-8B"}, "pod": {"serviceAccountName": "reader"}}
+    model = parse({"apiVersion": c.API_VERSION, "kind": c.KIND, "metadata": {"name": "m"}, "spec": spec})
+    cluster = children(model, resolve(model), CONTEXT)[0]["spec"]["rayClusterConfig"]
+    head, (ingress, engine) = cluster["headGroupSpec"], cluster["workerGroupSpecs"]
+    pods = [g["template"]["spec"] for g in (head, ingress, engine)]
+    assert [p.get("serviceAccountName") for p in pods] == [None, None, "reader"]
+    assert [p.get("automountServiceAccountToken", True) for p in pods] == [True, False, True]
+
+
+@pytest.mark.parametrize(("rdma", "nodes", "locks"), [(False, 2, False), (True, 1, False), (True, 2, True)])
+def test_engines_of_several_nodes_alone_may_lock_memory_and_only_where_the_operator_says_so(
+    rdma: bool, nodes: int, locks: bool
+) -> None:
+    spec = {"model": {"uri": "hf://acme/big"}, "parallelism": {"tensor": 8, "pipeline": nodes}}
+    model = parse({"apiVersion": c.API_VERSION, "kind": c.KIND, "metadata": {"name": "m"}, "spec": spec})
+    groups = children(model, resolve(model), replace(CONTEXT, rdma=rdma))[0]["spec"]["rayClusterConfig"][
+        "workerGroupSpecs"
+    ]
+    found = [g["template"]["spec"]["containers"][0]["securityContext"]["capabilities"] for g in groups]
+    assert found[0] == {"drop": ["ALL"]}
+    assert found[1] == ({"drop": ["ALL"], "add": ["IPC_LOCK"]} if locks else {"drop": ["ALL"]})
