@@ -39,21 +39,26 @@ def _volumes(subject: Subject, role: str) -> tuple[list[dict[str, Any]], list[di
     mounts: list[dict[str, Any]] = [{"name": "reasonscale-code", "mountPath": CODE, "readOnly": True}]
     if role != ROLE_ENGINE:
         return volumes, mounts
-    volumes.append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": spec.pod.shm_size}})
-    mounts.append({"name": "shm", "mountPath": "/dev/shm"})
+    volumes.append({"name": "reasonscale-shm", "emptyDir": {"medium": "Memory", "sizeLimit": spec.pod.shm_size}})
+    mounts.append({"name": "reasonscale-shm", "mountPath": "/dev/shm"})
     if spec.model.uri.startswith("pvc://"):
         claim = spec.model.uri.removeprefix("pvc://").partition("/")[0]
-        volumes.append({"name": "model", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
-        mounts.append({"name": "model", "mountPath": "/models", "readOnly": True})
+        volumes.append({"name": "reasonscale-model", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
+        mounts.append({"name": "reasonscale-model", "mountPath": "/models", "readOnly": True})
     cache = spec.model.cache
     if cache is not None and cache.persistent_volume_claim is not None:
         volumes.append(
-            {"name": "cache", "persistentVolumeClaim": {"claimName": cache.persistent_volume_claim.claim_name}}
+            {
+                "name": "reasonscale-cache",
+                "persistentVolumeClaim": {"claimName": cache.persistent_volume_claim.claim_name},
+            }
         )
     if cache is not None and cache.node_local is not None:
-        volumes.append({"name": "cache", "hostPath": {"path": cache.node_local.path, "type": "DirectoryOrCreate"}})
+        volumes.append(
+            {"name": "reasonscale-cache", "hostPath": {"path": cache.node_local.path, "type": "DirectoryOrCreate"}}
+        )
     if cache is not None:
-        mounts.append({"name": "cache", "mountPath": "/cache"})
+        mounts.append({"name": "reasonscale-cache", "mountPath": "/cache"})
     return volumes + [dict(v) for v in spec.pod.volumes], mounts + [dict(m) for m in spec.pod.volume_mounts]
 
 

@@ -70,8 +70,6 @@ def engine_kwargs(resolved: Resolved) -> dict[str, Any]:
         out["tensor_parallel_size"] = resolved.tensor
     if resolved.pipeline > 1:
         out["pipeline_parallel_size"] = resolved.pipeline
-    if resolved.data > 1:
-        out["data_parallel_size"] = resolved.data
     if resolved.expert > 1:
         out["enable_expert_parallel"] = True
     return out

@@ -159,3 +159,37 @@ def test_engines_of_several_nodes_alone_may_lock_memory_and_only_where_the_opera
     found = [g["template"]["spec"]["containers"][0]["securityContext"]["capabilities"] for g in groups]
     assert found[0] == {"drop": ["ALL"]}
     assert found[1] == ({"drop": ["ALL"], "add": ["IPC_LOCK"]} if locks else {"drop": ["ALL"]})
+
+
+# What an example may claim. `make test-kube` brings each before a real API server, `make demo` starts the one that runs on a CPU.
+PROVEN = (
+    "Proven: rendered, and accepted by a real API server; no engine has been started from it.",
+    "Proven: rendered, accepted by a real API server, and started on CPU (make demo).",
+)
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda f: f.stem)
+def test_an_example_says_what_was_proven_of_it(file: Path) -> None:
+    head = " ".join(x.lstrip("# ") for x in file.read_text().splitlines() if x.startswith("#"))
+    assert head.endswith(PROVEN[file.stem == "micro-reasoner"])
+
+
+def test_a_replica_of_sixteen_gpus_is_two_pods_of_one_group_that_ray_gives_to_one_engine() -> None:
+    service = rendered(ROOT / "examples" / "deepseek-r1-h100x16.yaml")[0]["spec"]
+    engine = service["rayClusterConfig"]["workerGroupSpecs"][1]
+    pod = engine["template"]["spec"]
+    assert (engine["numOfHosts"], pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"]) == (2, "8")
+    model = yaml.safe_load(service["serveConfigV2"])["applications"][0]["args"]["models"][0]
+    assert model["gpus"] == 16
+    assert (model["engine_kwargs"]["tensor_parallel_size"], model["engine_kwargs"]["pipeline_parallel_size"]) == (8, 2)
+    assert {"name": "reasonscale-model", "mountPath": "/models", "readOnly": True} in pod["containers"][0][
+        "volumeMounts"
+    ]
+
+
+def test_every_variable_that_engines_get_is_kept_from_the_resource() -> None:
+    from reasonscale.api.pod_rules import OWN_ENV
+
+    for file in EXAMPLES:
+        group = rendered(file)[0]["spec"]["rayClusterConfig"]["workerGroupSpecs"][1]
+        assert {e["name"] for e in group["template"]["spec"]["containers"][0]["env"]} <= OWN_ENV
