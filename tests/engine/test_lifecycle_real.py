@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import os
 import signal
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import psutil
 import pytest
+from tests.engine.streams import Heard, Load, asked, hear, questions, whole, with_replicas
 
-from reasonscale.demo.tasks import collatz_split
 from reasonscale.serving.pace import ENV as PACE_ENV
 from reasonscale.serving.settings import CRASH_ENV
 
@@ -28,122 +25,12 @@ STREAMS = 24
 
 @pytest.fixture(scope="module")
 def fleet(start_service: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Two replicas of 15 ms a step, so that chains last for seconds."""
+    """Two replicas of 15 ms a step, so that chains last for seconds, behind two ingress replicas."""
     env = {PACE_ENV: "15", CRASH_ENV: POISON}
-    with start_service(tmp_path_factory.mktemp("logs") / "access.jsonl", replicas=2, env=env) as found:
+    with start_service(
+        tmp_path_factory.mktemp("logs") / "access.jsonl", replicas=2, env=env, ingress_replicas=2
+    ) as found:
         yield found
-
-
-@dataclass
-class Heard:
-    """What one client got of its stream."""
-
-    reasoning: str = ""
-    content: str = ""
-    roles: int = 0
-    ids: set[str] = field(default_factory=set)
-    created: set[int] = field(default_factory=set)
-    finishes: list[str] = field(default_factory=list)
-    usages: list[dict[str, Any]] = field(default_factory=list)
-    errors: list[dict[str, Any]] = field(default_factory=list)
-    dones: int = 0
-    longest_s: float = 0.0  # between two of its events
-    status: int = 0
-
-    @property
-    def said(self) -> tuple[str, str]:
-        return self.reasoning, self.content
-
-
-def questions(number: int) -> list[str]:
-    """Return long chains and short ones, none trained on."""
-    long = sorted(collatz_split()[1], reverse=True)
-    return [f"collatz {long[i % len(long)]}" if i % 3 else f"{91824 + 37 * i}+{55173 + 11 * i}" for i in range(number)]
-
-
-def hear(url: str, body: dict[str, Any], into: Heard, on_event: Callable[[], None] = lambda: None) -> Heard:
-    with (
-        httpx.Client(timeout=300, trust_env=False) as client,
-        client.stream("POST", f"{url}/v1/chat/completions", json=body) as response,
-    ):
-        into.status = response.status_code
-        if response.status_code != 200:
-            into.errors.append(json.loads(response.read())["error"])
-            return into
-        last = time.monotonic()
-        for line in response.iter_lines():
-            if not line.startswith("data: "):
-                continue
-            on_event()
-            now = time.monotonic()
-            into.longest_s, last = max(into.longest_s, now - last), now
-            if line == "data: [DONE]":
-                into.dones += 1
-                continue
-            event = json.loads(line[6:])
-            if "error" in event:
-                into.errors.append(event["error"])
-                continue
-            into.ids.add(event["id"])
-            into.created.add(event["created"])
-            if event.get("usage"):
-                into.usages.append(event["usage"])
-            for choice in event["choices"]:
-                delta = choice["delta"]
-                into.roles += "role" in delta
-                into.reasoning += delta.get("reasoning") or ""
-                into.content += delta.get("content") or ""
-                if choice.get("finish_reason"):
-                    into.finishes.append(choice["finish_reason"])
-    return into
-
-
-def asked(service: Any, question: str, **more: Any) -> dict[str, Any]:
-    return {
-        "model": service.model, "messages": [{"role": "user", "content": question}], "temperature": 0, "stream": True,
-        "stream_options": {"include_usage": True},
-    } | more  # fmt: skip
-
-
-class Load:
-    """Streams that run side by side."""
-
-    def __init__(self, service: Any, bodies: list[dict[str, Any]]) -> None:
-        self.heard = [Heard() for _ in bodies]
-        self.events = 0
-        self._pool = ThreadPoolExecutor(len(bodies))
-        self._lock = threading.Lock()
-        self._futures = [
-            self._pool.submit(hear, service.url, body, heard, self._count)
-            for body, heard in zip(bodies, self.heard, strict=True)
-        ]
-
-    def _count(self) -> None:
-        with self._lock:
-            self.events += 1
-
-    def wait_events(self, number: int, within_s: float = 60.0) -> None:
-        """Wait until the clients have got so many events together."""
-        deadline = time.monotonic() + within_s
-        while self.events < number:
-            assert time.monotonic() < deadline, f"{self.events} events after {within_s:.0f} s"
-            time.sleep(0.02)
-
-    def end(self, within_s: float = 300.0) -> list[Heard]:
-        deadline = time.monotonic() + within_s
-        for future in self._futures:
-            future.result(timeout=max(0.1, deadline - time.monotonic()))
-        self._pool.shutdown()
-        return self.heard
-
-
-def whole(heard: list[Heard]) -> None:
-    """Assert that each stream came to its own end, once."""
-    assert [h.errors for h in heard if h.errors] == []
-    for h in heard:
-        assert (h.status, h.dones, h.roles, len(h.ids), len(h.created)) == (200, 1, 1, 1, 1)
-        assert len(h.finishes) == 1
-        assert len(h.usages) == 1
 
 
 @pytest.fixture(scope="module")
@@ -267,9 +154,28 @@ def test_three_become_one_under_running_streams_and_none_is_cut(fleet: Any, undi
     assert fleet.wait_idle()["waiting"] == 0
 
 
-def with_replicas(config: dict[str, Any], service: Any, number: int) -> dict[str, Any]:
-    out = copy.deepcopy(config)
-    for deployment in out["applications"][0]["deployments"]:
-        if deployment["name"] == service.deployment:
-            deployment["num_replicas"] = number
-    return out
+def engines_of(pid: int) -> list[int]:
+    """Return the processes of a replica's engine."""
+    return [
+        child.pid for child in psutil.Process(pid).children(recursive=True) if "EngineCore" in "".join(child.cmdline())
+    ]
+
+
+def test_engines_killed_beside_their_replicas_cost_their_streams_a_pause_and_no_more(
+    fleet: Any, undisturbed: list[Heard]
+) -> None:
+    for times in range(3):
+        fleet.wait_replicas(2)
+        load = Load(fleet, [asked(fleet, q) for q in questions(STREAMS)])
+        load.wait_events(800 + 800 * times)
+        victim, pid = sorted(fleet.pids().items())[0]
+        engines = engines_of(pid)
+        assert engines
+        for engine in engines:
+            os.kill(engine, signal.SIGKILL)
+        heard = load.end()
+        print([(h.errors, h.longest_s) for h in heard])
+        whole(heard)
+        for got, want in zip(heard, undisturbed, strict=True):
+            assert (got.said, got.finishes, got.usages) == (want.said, want.finishes, want.usages)
+        fleet.wait_replicas(2, but=frozenset({victim}))

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
+from ray import serve
 from ray.llm._internal.serve.core.server import llm_server
 from ray.llm._internal.serve.core.server.llm_server import LLMServer
 
@@ -42,6 +43,7 @@ class ReasonServer(LLMServer):  # type: ignore[misc]
             await super()._start_engine()
         finally:
             llm_server.push_telemetry_report_for_all_models = plain
+        self.engine.replica = serve.get_replica_context().replica_id.unique_id
         self._exporter = Exporter(self._llm_config.model_id)
         self._export_task = asyncio.create_task(self._export())
         if self._pending is not None:
@@ -125,10 +127,8 @@ class ReasonServer(LLMServer):  # type: ignore[misc]
 
     async def ledger(self) -> dict[str, Any]:
         """Return the ledger as plain values."""
-        from ray import serve
-
         self._look()
-        return {"replica": serve.get_replica_context().replica_id.unique_id} | describe(
+        return {"replica": self.engine.replica} | describe(
             self.engine.ledger, self.engine.sums, self.engine.kv_capacity_tokens
         )
 
