@@ -14,6 +14,7 @@ from reasonscale.render.context import PORT_API, ROLE_ENGINE
 from reasonscale.scaling.types import Freshness, Mode
 
 HISTORY: Final = 10
+MOVING: Final = ("demand", "drain")  # numbers of the load, which are never twice the same
 
 
 def stamp(now: float) -> str:
@@ -164,6 +165,11 @@ def status_of(
     fresh = decision.freshness is Freshness.FRESH
     # Unknown is not zero: what is not known is taken away.
     out["demand"] = _demand(record) if fresh else dict.fromkeys(_demand(record))
+    going = fleet.draining > 0 and fresh
+    out["drain"] = {
+        "tokensOwed": round(decision.numbers.drain_owed_tokens) if going else None,
+        "expected": f"{decision.numbers.drain_expected_s or 0.0:.0f}s" if going else None,
+    }
     history = list(before.get("history", ()))
     if decision.act:
         out["lastDecision"] = _decision(record)
@@ -178,4 +184,4 @@ def status_of(
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Tell whether a status differs in more than the numbers of the load, which move all the time."""
-    return any(before.get(key) != value for key, value in now.items() if key != "demand")
+    return any(before.get(key) != value for key, value in now.items() if key not in MOVING)
