@@ -115,6 +115,13 @@ class Service:
             assert time.monotonic() < deadline, f"{there} run after {within_s:.0f} s"
             time.sleep(0.5)
 
+    def wait_replicas_of(self, deployment: str, number: int, within_s: float = READY_WITHIN_S) -> None:
+        """Wait until so many replicas of a deployment run."""
+        deadline = time.monotonic() + within_s
+        while len(there := self.pids_of(deployment)) != number:
+            assert time.monotonic() < deadline, f"{there} run after {within_s:.0f} s"
+            time.sleep(0.5)
+
     def ledger(self) -> dict[str, Any]:
         """Return one replica's ledger, asked directly."""
         from ray import serve

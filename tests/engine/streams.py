@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import threading
 import time
@@ -44,6 +45,15 @@ def questions(number: int) -> list[str]:
 
 
 def hear(url: str, body: dict[str, Any], into: Heard, on_event: Callable[[], None] = lambda: None) -> Heard:
+    """Listen to one stream to its end; a connection that breaks is an error of it."""
+    try:
+        return _hear(url, body, into, on_event)
+    except httpx.HTTPError as error:
+        into.errors.append({"code": "connection", "message": repr(error)})
+        return into
+
+
+def _hear(url: str, body: dict[str, Any], into: Heard, on_event: Callable[[], None]) -> Heard:
     with (
         httpx.Client(timeout=300, trust_env=False) as client,
         client.stream("POST", f"{url}/v1/chat/completions", json=body) as response,
@@ -115,6 +125,33 @@ class Load:
         deadline = time.monotonic() + within_s
         for future in self._futures:
             future.result(timeout=max(0.1, deadline - time.monotonic()))
+        self._pool.shutdown()
+        return self.heard
+
+
+class Flow:
+    """Streams one after another, so many at once, until it is told to end."""
+
+    def __init__(self, service: Any, bodies: list[dict[str, Any]], at_once: int) -> None:
+        self.heard: list[tuple[int, Heard]] = []
+        self._service, self._bodies = service, bodies
+        self._stop = threading.Event()
+        self._next = itertools.count()
+        self._pool = ThreadPoolExecutor(at_once)
+        self._futures = [self._pool.submit(self._run) for _ in range(at_once)]
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            which = next(self._next) % len(self._bodies)
+            heard = Heard()
+            self.heard.append((which, heard))
+            hear(self._service.url, self._bodies[which], heard)
+
+    def end(self, within_s: float = 120.0) -> list[tuple[int, Heard]]:
+        """Let those that run end; return which body each had, and what it got."""
+        self._stop.set()
+        for future in self._futures:
+            future.result(timeout=within_s)
         self._pool.shutdown()
         return self.heard
 

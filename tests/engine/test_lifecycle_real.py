@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,8 +15,10 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from tests.engine.streams import Heard, Load, asked, hear, questions, whole, with_replicas
+from tests.engine.streams import Flow, Heard, Load, asked, hear, questions, whole, with_replicas
+from tests.engine.watching import watching
 
+from reasonscale.serving.config import INGRESS
 from reasonscale.serving.pace import ENV as PACE_ENV
 from reasonscale.serving.settings import CRASH_ENV
 
@@ -141,17 +145,100 @@ def test_a_stopped_replicas_streams_go_on_elsewhere(fleet: Any, undisturbed: lis
     fleet.wait_replicas(2, but=frozenset({victim}))
 
 
-def test_three_become_one_under_running_streams_and_none_is_cut(fleet: Any, undisturbed: list[Heard]) -> None:
+def test_three_become_one_under_running_streams_in_the_time_that_was_forecast_and_none_is_cut(
+    fleet: Any, undisturbed: list[Heard]
+) -> None:
     fleet.put(with_replicas(fleet.config, fleet, 3))
     fleet.wait_replicas(3)
+    with watching(fleet) as watch:
+        Load(fleet, [asked(fleet, q) for q in questions(STREAMS)]).end()  # lengths and step times are learnt
+        load = Load(fleet, [asked(fleet, q) for q in questions(STREAMS)])
+        load.wait_events(600)
+        fleet.put(with_replicas(fleet.config, fleet, 1))
+        heard = load.end()
+        whole(heard)
+        assert [h.said for h in heard] == [h.said for h in undisturbed]
+        fleet.wait_replicas(1, 60.0)
+        deadline = time.monotonic() + 60
+        while any(word == "STOPPING" for _, word, _ in fleet.state().replicas[fleet.deployment]):
+            assert time.monotonic() < deadline, "a replica with nothing to do is still there"
+            time.sleep(0.2)
+        time.sleep(2)
+    drains = watch.drains()
+    began_s, expected_s = next((at, left) for at, going, left in drains if going and left is not None)
+    over_s = next(at for at, going, _ in reversed(drains) if going)
+    print(f"3 -> 1 under {STREAMS} streams: {over_s - began_s:.1f} s, forecast {expected_s:.1f} s")
+    # Serve looks once a second whether a replica has nothing left, and so do we whether it is gone.
+    assert over_s - began_s <= 1.5 * expected_s + 3.0
+    fleet.wait_all_idle()
+
+
+def test_what_still_runs_shortly_before_the_cap_goes_on_in_another_replica(
+    fleet: Any, undisturbed: list[Heard]
+) -> None:
+    before = fleet.config
+    fleet.put(with_replicas(fleet.config, fleet, 2))
+    fleet.wait_replicas(2)
+    capped = copy.deepcopy(fleet.config)
+    for deployment in capped["applications"][0]["deployments"]:
+        if deployment["name"] == fleet.deployment:
+            deployment["graceful_shutdown_timeout_s"] = 8.0
+        else:
+            deployment["user_config"]["models"][fleet.model]["hand_over_s"] = 2.0
+    fleet.put(capped)
     load = Load(fleet, [asked(fleet, q) for q in questions(STREAMS)])
     load.wait_events(600)
-    fleet.put(with_replicas(fleet.config, fleet, 1))
+    fleet.put(with_replicas(capped, fleet, 1))
     heard = load.end()
     whole(heard)
     assert [h.said for h in heard] == [h.said for h in undisturbed]
-    fleet.wait_replicas(1, 60.0)
-    assert fleet.wait_idle()["waiting"] == 0
+    lines = [json.loads(line) for line in fleet.access_log.read_text().splitlines()][-STREAMS:]
+    assert any(entry["moved"] for entry in lines), "all had ended before the cap: it shows nothing"
+    assert not any(entry["resumed"] for entry in lines), "some were cut and not handed on"
+    fleet.wait_replicas(1)
+    fleet.wait_all_idle()
+    fleet.put(with_replicas(before, fleet, 1))
+
+
+def test_a_killed_ingress_ends_its_own_streams_alone_and_they_may_be_sent_again(
+    fleet: Any, undisturbed: list[Heard]
+) -> None:
+    fleet.wait_replicas_of(INGRESS, 2)
+    load = Load(fleet, [asked(fleet, q) for q in questions(STREAMS)])
+    load.wait_events(600)
+    _, pid = sorted(fleet.pids_of(INGRESS).items())[0]
+    os.kill(pid, signal.SIGKILL)
+    heard = load.end()
+    cut = [h for h in heard if h.errors]
+    assert 0 < len(cut) < STREAMS
+    for h in cut:
+        assert [e["code"] for e in h.errors] == ["ingress_lost"]
+        assert h.dones == 1 or h.status == 503
+    whole([h for h in heard if not h.errors])
+    for got, want in zip(heard, undisturbed, strict=True):
+        assert got.errors or got.said == want.said
+    again = [q for q, h in zip(questions(STREAMS), heard, strict=True) if h.errors]
+    whole(Load(fleet, [asked(fleet, q) for q in again]).end())
+    fleet.wait_all_idle()  # the engines have let go of what nobody listens to
+    fleet.wait_replicas_of(INGRESS, 2)
+
+
+def test_an_engine_argument_changes_under_load_and_no_request_fails(fleet: Any, undisturbed: list[Heard]) -> None:
+    fleet.put(with_replicas(fleet.config, fleet, 2))
+    fleet.wait_replicas(2)
+    before = set(fleet.pids())
+    config = copy.deepcopy(fleet.config)
+    for model in config["applications"][0]["args"]["models"]:
+        model["engine_kwargs"]["max_num_seqs"] -= 1
+    flow = Flow(fleet, [asked(fleet, q) for q in questions(STREAMS)], at_once=6)
+    fleet.put(config)  # returns when all replicas are new ones
+    fleet.wait_replicas(2, but=frozenset(before))
+    heard = flow.end()
+    print(f"{len(heard)} streams during a rollout")
+    whole([h for _, h in heard])
+    for which, h in heard:
+        assert h.said == undisturbed[which].said
+    fleet.wait_all_idle()
 
 
 def engines_of(pid: int) -> list[int]:
@@ -161,21 +248,26 @@ def engines_of(pid: int) -> list[int]:
     ]
 
 
-def test_engines_killed_beside_their_replicas_cost_their_streams_a_pause_and_no_more(
-    fleet: Any, undisturbed: list[Heard]
+@pytest.mark.parametrize("beside", [False, True], ids=["replica", "engine-process"])
+def test_three_kills_in_a_row_cost_the_streams_a_pause_and_no_more(
+    fleet: Any, undisturbed: list[Heard], beside: bool
 ) -> None:
+    pauses: list[float] = []
     for times in range(3):
         fleet.wait_replicas(2)
         load = Load(fleet, [asked(fleet, q) for q in questions(STREAMS)])
         load.wait_events(800 + 800 * times)
         victim, pid = sorted(fleet.pids().items())[0]
-        engines = engines_of(pid)
-        assert engines
-        for engine in engines:
-            os.kill(engine, signal.SIGKILL)
+        for process in engines_of(pid) if beside else [pid]:
+            os.kill(process, signal.SIGKILL)
         heard = load.end()
-        print([(h.errors, h.longest_s) for h in heard])
         whole(heard)
         for got, want in zip(heard, undisturbed, strict=True):
             assert (got.said, got.finishes, got.usages) == (want.said, want.finishes, want.usages)
+        fleet.wait_all_idle()
+        pauses += [h.longest_s for h in heard]
         fleet.wait_replicas(2, but=frozenset({victim}))
+    pauses.sort()
+    print(
+        f"kill -9 three times: longest silence p50 {pauses[len(pauses) // 2]:.2f} s, p95 {pauses[len(pauses) * 95 // 100]:.2f} s"
+    )

@@ -248,6 +248,8 @@ class Ingress:
             return
         call.settled = True
         PLACED.pop(call.unique, None)
+        if call.takeover is not None:
+            call.entry.moved = call.takeover.moves
         if call.takeover is not None and call.takeover.times:
             call.entry.resumed = call.takeover.times
             if status not in (200, _CLIENT_GONE):
