@@ -14,6 +14,7 @@ from reasonscale.render.context import PORT_API, ROLE_ENGINE
 from reasonscale.scaling.types import Freshness, Mode
 
 HISTORY: Final = 10
+MOVING: Final = ("demand", "drain")  # numbers of the load, which are never twice the same
 
 
 def stamp(now: float) -> str:
@@ -165,6 +166,11 @@ def status_of(
     fresh = decision.freshness is Freshness.FRESH
     # Unknown is not zero: what is not known is taken away.
     out["demand"] = _demand(record) if fresh else dict.fromkeys(_demand(record))
+    going = fleet.draining > 0 and fresh
+    out["drain"] = {
+        "tokensOwed": round(decision.numbers.drain_owed_tokens) if going else None,
+        "expected": f"{decision.numbers.drain_expected_s or 0.0:.0f}s" if going else None,
+    }
     history = list(before.get("history", ()))
     if decision.act:
         out["lastDecision"] = _decision(record)
@@ -189,6 +195,8 @@ def moved(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> bo
         ("inFlightTokens", 1000.0),
         ("kvUsagePercent", 3.0),
         ("kvFullIn", 10.0),
+        ("tokensOwed", 1000.0),
+        ("expected", 10.0),
     ):
         a, b = _number(old.get(name)), _number(new.get(name))
         if (a is None) != (b is None) or (a is not None and b is not None and abs(a - b) > max(step, 0.1 * max(a, b))):
@@ -202,4 +210,4 @@ def _number(value: Any) -> float | None:
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Tell whether a status differs in more than the numbers of the load, which move all the time."""
-    return any(before.get(key) != value for key, value in now.items() if key != "demand")
+    return any(before.get(key) != value for key, value in now.items() if key not in MOVING)
