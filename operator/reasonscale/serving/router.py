@@ -14,6 +14,7 @@ from reasonscale.serving.routing import Loads
 # The router runs in a thread of its own; the ingress in the same process reads by whole assignments alone.
 LOADS: dict[str, Loads] = {}  # by deployment
 PLACED: OrderedDict[str, tuple[str, float]] = OrderedDict()  # a request's unique id -> its replica, and since when
+READY: dict[str, int] = {}  # replicas that take requests, by deployment
 _PLACED_MOST = 100_000
 
 
@@ -34,6 +35,10 @@ class ExpectedWork(RequestRouter):  # type: ignore[misc]
 
     def initialize_state(self, **kwargs: Any) -> None:
         self._loads = LOADS.setdefault(self._deployment_id.name, Loads())
+
+    def update_replicas(self, replicas: list[RunningReplica]) -> None:
+        super().update_replicas(replicas)
+        READY[self._deployment_id.name] = len(replicas)
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
