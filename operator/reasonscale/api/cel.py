@@ -65,19 +65,7 @@ _EFFORTS: Final = _names(EFFORT_NAMES)
 _COUNTS: Final = ("max_num_seqs", "max_num_batched_tokens", "block_size", "num_gpu_blocks_override")
 
 _NOT_YET: Final = (
-    Rule(
-        "spec.scaling", ".scaleToZero", "!has(self.scaleToZero)",
-        "not supported yet: leave it out and keep minReplicas at 1 or more",
-    ),
-    Rule(
-        "spec.scaling", ".minReplicas", "has(self.scaleToZero) || self.minReplicas > 0",
-        "was 0; scaling to zero is not supported yet: write 1 or more",
-    ),
     Rule("spec.reasoning", ".underPressure", "!has(self.underPressure)", "not supported yet: leave it out"),
-    Rule(
-        "spec", ".replicas", "!has(self.replicas) || self.replicas > 0",
-        "was 0; scaling to zero is not supported yet: write 1 or more",
-    ),
     Rule(
         "spec", ".classes", "!has(self.classes) || self.classes.all(c, c.weight == 1)",
         "weights other than 1 are not supported yet: leave weight out",
@@ -105,6 +93,29 @@ _SCALING: Final = (
     Rule(
         "spec.scaling", ".startTimeout", "duration(self.startTimeout) >= duration('10s')",
         "was {self.startTimeout}; must be at least 10s: engines take longer to start",
+    ),
+)  # fmt: skip
+
+_HOLD: Final = "spec.scaling.scaleToZero.hold"
+_ZERO: Final = (
+    Rule(
+        "spec", ".replicas", "!has(self.replicas) || self.replicas > 0",
+        "was 0; nobody would wake a model that is told to have none: write 1 or more, or minReplicas: 0 with mode Auto",
+    ),
+    Rule(
+        "spec.scaling", ".minReplicas", "self.minReplicas > 0 || !has(self.mode) || !(self.mode in ['Manual', 'External'])",
+        "was 0; mode {self.mode} obeys spec.replicas and can't wake a model: write 1 or more, or mode Auto",
+    ),
+    Rule(
+        "spec.scaling", ".minReplicas", "self.minReplicas > 0 || has(self.scaleToZero)",
+        "was 0 without scaleToZero: say when it may sleep (scaleToZero with after: 15m), or write 1 or more",
+    ),
+    _between("spec.scaling.scaleToZero", "after", "10s", "168h", "10s", "168h"),
+    _between(_HOLD, "max", "1s", "24h", "1s", "24h"),
+    Rule(
+        _HOLD, ".maxBytes",
+        "quantity(self.maxBytes).compareTo(quantity('8Mi')) >= 0 && quantity(self.maxBytes).compareTo(quantity('64Gi')) <= 0",
+        "was {self.maxBytes}; must lie between 8Mi (two ingresses, bodies of up to 4Mi) and 64Gi",
     ),
 )  # fmt: skip
 
@@ -192,4 +203,4 @@ _REASONING: Final = (
     ),
 )  # fmt: skip
 
-RULES: Final[tuple[Rule, ...]] = (*_NOT_YET, *_SCALING, *_ENGINE, *_REASONING)
+RULES: Final[tuple[Rule, ...]] = (*_NOT_YET, *_SCALING, *_ZERO, *_ENGINE, *_REASONING)

@@ -23,7 +23,7 @@ from reasonscale.controller.kube import KindMissing, Kube, KubeError, NotLeading
 from reasonscale.controller.status import MOVING, Found, changed, moved, refused, stamp, status_of
 from reasonscale.render.children import children
 from reasonscale.render.context import Context, Subject
-from reasonscale.render.marks import app_of
+from reasonscale.render.marks import replicas_of
 from reasonscale.scaling.policy import policy_of
 from reasonscale.scaling.types import Fleet, Mode, Policy
 from reasonscale.signals.assemble import Sample
@@ -196,7 +196,8 @@ class ModelLoop:
     def _without_late(self, model: ReasoningModel, resolved: Resolved, policy: Policy) -> Policy:
         """Give up replicas whose pods have not come within startTimeout, and ask for no more for as long again.
 
-        So what is placed of a replica of several nodes goes back to others. Never below minReplicas.
+        So what is placed of a replica of several nodes goes back to others. Never below minReplicas,
+        and never to zero: what loads is not put to sleep.
         """
         assert self._held is not None
         now, timeout = self._clock(), resolved.start_timeout_s
@@ -206,7 +207,7 @@ class ModelLoop:
         late = late_pods(self._cluster.pods(self._namespace, resolved.name), timeout, now)
         if late and self._given_up is None:
             replicas = -(-late // subject.pods_per_replica)
-            self._given_up = (max(policy.min_replicas, self._held.target - replicas), now + timeout)
+            self._given_up = (max(1, policy.min_replicas, self._held.target - replicas), now + timeout)
         if self._given_up is None:
             return policy
         return replace(policy, max_replicas=min(policy.max_replicas, self._given_up[0]))
@@ -218,7 +219,7 @@ class ModelLoop:
         running = self._cluster.service(self._namespace, resolved.name)
         known = (self._status.get("replicas") or {}).get("desired")
         if running is not None:
-            target = int(app_of(running)["deployments"][0]["num_replicas"])
+            target = replicas_of(running)
         elif resolved.mode in ("Manual", "External") and resolved.replicas:
             target = resolved.replicas
         else:

@@ -28,6 +28,8 @@ from reasonscale.serving.board import LossesOf
 from reasonscale.serving.budget import BadRequest
 from reasonscale.serving.continuation import Continuation, packed, what_binds
 from reasonscale.serving.errors import GaveUp, error_body
+from reasonscale.serving.hold import NotHeld, Pass
+from reasonscale.serving.holds import Holds
 from reasonscale.serving.limits import InFlight
 from reasonscale.serving.reading import govern, model_of, read_body, request_id, session_of
 from reasonscale.serving.router import LOADS, PLACED
@@ -55,6 +57,8 @@ class Call:
     place: InFlight | None = None
     session: str | None = None
     prompt_tokens: int = 0  # about so many
+    size_bytes: int = 0  # of its body
+    leave: Pass | None = None  # of a model that may sleep
     takeover: Takeover | None = None
     unique: str = ""
     settled: bool = False
@@ -83,6 +87,7 @@ class Ingress:
         self._handles = {name: handle.options(stream=True) for name, handle in servers.items()}
         self._settings: dict[str, ModelSettings] = {}
         self._held: dict[str, InFlight] = {}
+        self._holds = Holds(self._handles)
         self._created = int(time.time())
         self._log = AccessLog()
         self._times = {
@@ -94,10 +99,11 @@ class Ingress:
         self._pause = Histogram(c.M_RESUME_PAUSE, description=c.M_RESUME_PAUSE, boundaries=_SECONDS, tag_keys=(_MODEL,))
         self._rejected = Counter(c.M_REJECTED, description=c.M_REJECTED, tag_keys=(_MODEL, _REASON))
 
-    def reconfigure(self, user_config: dict[str, Any]) -> None:
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take new budgets, classes and limits; no engine restarts."""
         self._settings = {name: ModelSettings.from_json(data) for name, data in user_config["models"].items()}
         self._losses.shared = user_config.get("ingresses", 1) > 1
+        self._holds.configure(self._settings)
 
     async def answer(self, request: Request, chat: bool) -> Response:
         """Answer a chat completion (or a completion), streamed or not."""
@@ -108,7 +114,7 @@ class Ingress:
         # Serve's proxy answers with the id that it was given or made; ours beside it would come out twice.
         call = Call(entry, {} if given == rid else {c.HEADER_REQUEST_ID: rid})
         try:
-            body = await read_body(request.headers.get("content-length"), request.stream())
+            body, call.size_bytes = await read_body(request.headers.get("content-length"), request.stream())
             settings = model_of(self._settings, body.get("model"))
             entry.model = settings.model
             applied = govern(settings, body, dict(request.headers), chat=chat)
@@ -121,6 +127,10 @@ class Ingress:
             return await self._run(settings, typed, call, chat, applied.most_output)
         except BadRequest as error:
             return self._refuse(call, error.status, str(error), error.param, error.code)
+        except NotHeld as error:
+            self._rejected.inc(tags={_MODEL: entry.model, _REASON: error.code})
+            call.headers["retry-after"] = str(error.retry_after_s)
+            return self._refuse(call, 503, str(error), None, error.code)
         except (asyncio.CancelledError, ClientDisconnect):
             self._settle(call, _CLIENT_GONE, {})
             raise
@@ -131,6 +141,7 @@ class Ingress:
     async def _run(
         self, settings: ModelSettings, typed: Any, call: Call, chat: bool, most_output: int | None
     ) -> Response:
+        call.leave = await self._holds.enter(settings.model, call.size_bytes)
         held = self._held.setdefault(settings.model, InFlight())
         if not held.take(settings.max_in_flight):
             return self._overloaded(call, held.held, held.retry_after_s(time.monotonic()))
@@ -143,6 +154,8 @@ class Ingress:
         except BaseException:
             await pieces.aclose()
             raise
+        if call.leave is not None:
+            call.leave.begun()
         if isinstance(first, tuple) and first[0] != events.ERROR:
             return self._streamed(first, pieces, call)
         await pieces.aclose()
@@ -257,6 +270,9 @@ class Ingress:
         now, entry = time.monotonic(), call.entry
         if call.place is not None:
             call.place.give(now)
+        if call.leave is not None:
+            entry.held_s = round(call.leave.held_s, 4)
+            call.leave.over()
         entry.status, entry.e2e_s = status, round(now - entry.started_s, 4)
         for name, value in counts.items():
             setattr(entry, name, value)

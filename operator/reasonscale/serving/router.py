@@ -14,6 +14,7 @@ from reasonscale.serving.routing import Loads
 # The router runs in a thread of its own; the ingress in the same process reads by whole assignments alone.
 LOADS: dict[str, Loads] = {}  # by deployment
 PLACED: OrderedDict[str, tuple[str, float]] = OrderedDict()  # a request's unique id -> its replica, and since when
+READY: dict[str, int] = {}  # replicas that take requests, by deployment
 _PLACED_MOST = 100_000
 
 
@@ -42,6 +43,7 @@ class ExpectedWork(RequestRouter):  # type: ignore[misc]
         for name in names:
             self._loads.report(name, {})
         self._loads.keep(names)
+        READY[self._deployment_id.name] = len(replicas)
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None

@@ -24,6 +24,7 @@ from reasonscale.cli.main import run
 from reasonscale.render.children import children
 from reasonscale.render.context import RAY_ENGINE, RAY_INGRESS, Context
 from reasonscale.render.text import to_yaml
+from reasonscale.serving.numbers import number_of
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = ROOT / "tests" / "golden"
@@ -56,9 +57,11 @@ def _without_numbers(cluster: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-@given(st.lists(st.integers(1, 12), min_size=1, max_size=8))
-def test_no_sequence_of_decisions_changes_the_cluster(numbers: list[int]) -> None:
-    file = ROOT / "examples" / "r1-distill-qwen-32b.yaml"
+@pytest.mark.parametrize("example", ["r1-distill-qwen-32b", "qwen3-8b-sleeps"])
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=8))
+def test_no_sequence_of_decisions_changes_the_cluster(example: str, numbers: list[int]) -> None:
+    file = ROOT / "examples" / f"{example}.yaml"
+    numbers = numbers if example.endswith("sleeps") else [max(1, n) for n in numbers]
     first = rendered(file)[0]["spec"]
     for n in numbers:
         spec = rendered(file, replicas=n)[0]["spec"]
@@ -68,7 +71,7 @@ def test_no_sequence_of_decisions_changes_the_cluster(numbers: list[int]) -> Non
         assert {k: v for k, v in config.items() if k != "deployments"} == {
             k: v for k, v in before.items() if k != "deployments"
         }
-        assert config["deployments"][0]["num_replicas"] == n
+        assert number_of(config["deployments"][0]) == n
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda f: f.stem)

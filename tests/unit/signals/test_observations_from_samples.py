@@ -168,3 +168,37 @@ def test_what_replicas_have_that_go_is_counted_by_itself_and_still_counts_in_the
     assert seen.draining["medium"].reasoning[BIN64] == 3
     stale, _ = see(ledger("a", 50, reasoning=3) + going + ledger("b", 99, reasoning=4), 100, fleet=Fleet(1, 1))
     assert stale.draining == {}
+
+
+def ingress(worker: str, at: float, held: float = 0, inside: float = 0, model: str = "m") -> list[Sample]:
+    base = {"model": model, "WorkerId": worker}
+    return [
+        Sample(c.M_INGRESS_TIME, base, at),
+        Sample(c.M_HELD, base, held),
+        Sample(c.M_INGRESS_REQUESTS, base, inside),
+    ]
+
+
+ZERO = Fleet(target=0, ready=0)
+
+
+def test_what_ingresses_hold_is_summed_and_unknown_where_none_is_heard_of() -> None:
+    both = ingress("a", 99, 3, 5) + ingress("b", 98, 1, 1) + ingress("gone", 60, 9, 9) + ingress("x", 99, 7, 7, "other")
+    seen, _ = see(both, 100, fleet=ZERO)
+    assert (seen.held_requests, seen.ingress_requests) == (4, 6)
+    for old in ([], ingress("a", 60, 3, 5)):
+        seen, _ = see(old, 100, fleet=ZERO)
+        assert (seen.held_requests, seen.ingress_requests, seen.freshness) == (None, None, Freshness.ABSENT)
+
+
+def test_at_zero_there_is_no_ledger_and_the_ingress_is_all_there_is_to_know() -> None:
+    seen, memory = see(ingress("a", 99, held=2), 100, fleet=ZERO)
+    assert (seen.freshness, seen.age_s, seen.replicas) == (Freshness.FRESH, 1, ())
+    # The engine that starts then is a new process: it counts whole.
+    seen, _ = see(ingress("a", 104) + ledger("b", 104, arrivals=2), 105, memory)
+    assert seen.classes["medium"].arrivals == 2
+
+
+def test_a_replica_that_is_wanted_and_silent_is_absent_whatever_the_ingress_says() -> None:
+    seen, _ = see(ingress("a", 99, held=2), 100, fleet=Fleet(target=1, ready=0, starting_s=(9.0,)))
+    assert (seen.freshness, seen.held_requests) == (Freshness.ABSENT, 2)
