@@ -65,6 +65,10 @@ M_HELD_BYTES: Final = "reasonscale_held_bytes"  # of their bodies
 M_WAKE: Final = "reasonscale_wake_seconds"  # from the first request at zero to a ready replica
 M_RESUMES: Final = "reasonscale_resumes_total"  # outcome
 M_RESUME_PAUSE: Final = "reasonscale_resume_pause_seconds"  # from an engine's loss to the next token
+M_RESUME_OFF: Final = (
+    "reasonscale_resume_off"  # 1 while lost engines' requests are not handed on, since too many were lost
+)
+M_DRAINING: Final = "reasonscale_draining"  # 1 where the replica was told to go and finishes what it has
 M_KV_CAPACITY: Final = "reasonscale_kv_capacity_tokens"
 M_KV_USED: Final = "reasonscale_kv_used_tokens"
 M_PREEMPTIONS: Final = "reasonscale_preemptions_total"
@@ -84,6 +88,9 @@ LABEL_METRIC_BIN: Final = "bin"  # the bin's lower edge, as a decimal number
 LABEL_METRIC_PHASE: Final = "phase"
 LABEL_METRIC_REASON: Final = "reason"
 LABEL_METRIC_OUTCOME: Final = "outcome"
+# Set by who scrapes pods: whose they are. Two resources may serve the same name.
+LABEL_METRIC_NAMESPACE: Final = "namespace"
+LABEL_METRIC_RESOURCE: Final = "reasonscale_io_model"  # LABEL_MODEL as Prometheus writes a pod's label
 
 # HTTP headers of the ingress.
 HEADER_REQUEST_ID: Final = "x-request-id"

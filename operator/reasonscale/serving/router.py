@@ -37,8 +37,13 @@ class ExpectedWork(RequestRouter):  # type: ignore[misc]
         self._loads = LOADS.setdefault(self._deployment_id.name, Loads())
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
+        """Take Serve's word for who may be sent to: one that goes is no longer among them."""
         super().update_replicas(replicas)
-        READY[self._deployment_id.name] = len(replicas)
+        names = [replica.replica_id.unique_id for replica in replicas]
+        for name in names:
+            self._loads.report(name, {})
+        self._loads.keep(names)
+        READY[self._deployment_id.name] = len(names)
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
