@@ -218,12 +218,6 @@ def _scaling_rules(model: ReasoningModel) -> Iterator[Problem]:
         )
 
 
-def _name_rule(model: ReasoningModel) -> Iterator[Problem]:
-    name = model.metadata.name
-    if not re.fullmatch(NAME_PATTERN, name):
-        yield Problem("metadata.name", f"was {name}; {NAME_SAID}")
-
-
 def _zero_rules(model: ReasoningModel) -> Iterator[Problem]:
     scaling, spec = model.spec.scaling, model.spec
     if spec.replicas == 0:
@@ -253,6 +247,12 @@ def _zero_rules(model: ReasoningModel) -> Iterator[Problem]:
             "spec.scaling.scaleToZero.hold.maxBytes",
             f"was {sleep.hold.max_bytes}; must lie between 8Mi (two ingresses, bodies of up to 4Mi) and 64Gi",
         )
+
+
+def _name_rule(model: ReasoningModel) -> Iterator[Problem]:
+    name = model.metadata.name
+    if not re.fullmatch(NAME_PATTERN, name):
+        yield Problem("metadata.name", f"was {name}; {NAME_SAID}")
 
 
 def _engine_rules(model: ReasoningModel) -> Iterator[Problem]:

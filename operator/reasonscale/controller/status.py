@@ -177,9 +177,8 @@ def status_of(
     fresh = decision.freshness is Freshness.FRESH
     # Unknown is not zero: what is not known is taken away.
     demand = _demand(record)
-    held = {
-        k: v for k, v in demand.items() if k == "heldRequests"
-    }  # that the ingress tells, also while no ledger is there
+    # The ingress tells what is held, also while there is no ledger.
+    held = {k: v for k, v in demand.items() if k == "heldRequests"}
     out["demand"] = demand if fresh else dict.fromkeys(demand) | held
     going = fleet.draining > 0 and fresh
     out["drain"] = {

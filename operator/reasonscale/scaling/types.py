@@ -88,10 +88,10 @@ class Observation:
     fleet: Fleet
     classes: Mapping[str, ClassCounts] = field(default_factory=dict)
     replicas: tuple[ReplicaCounts, ...] = ()
-    draining: Mapping[str, ClassCounts] = field(default_factory=dict)  # of `classes`, what replicas have that go
     # Of a model that may sleep, as its ingresses say; None: unknown.
     held_requests: float | None = None  # waiting for a replica to start
     ingress_requests: float | None = None  # all that they have, from the first byte to the last
+    draining: Mapping[str, ClassCounts] = field(default_factory=dict)  # of `classes`, what replicas have that go
 
 
 @dataclass(frozen=True, slots=True)

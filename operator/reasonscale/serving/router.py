@@ -43,7 +43,7 @@ class ExpectedWork(RequestRouter):  # type: ignore[misc]
         for name in names:
             self._loads.report(name, {})
         self._loads.keep(names)
-        READY[self._deployment_id.name] = len(replicas)
+        READY[self._deployment_id.name] = len(names)
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None

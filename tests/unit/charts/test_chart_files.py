@@ -70,6 +70,7 @@ CASES = {
         {'ray_reasonscale_budget_exhausted_total{model="m"}': "0+30", 'ray_reasonscale_arrivals_total{model="m"}': "0+60"},
         {'ray_reasonscale_budget_exhausted_total{model="m"}': "0+3", 'ray_reasonscale_arrivals_total{model="m"}': "0+60"},
     ),
+    "ReasonscaleDoesNotWake": ({"held": 3, "replicas_ready": 0}, {"held": 3, "replicas_ready": 1}),
     "ReasonscaleWatchStalled": (
         {'reasonscale_operator_watch_age_seconds{kind="Pod"}': 200},
         {'reasonscale_operator_watch_age_seconds{kind="Pod"}': 20},

@@ -160,16 +160,6 @@ def test_scrapes_that_fail_stretch_the_window_over_what_the_counters_cover() -> 
     assert (found.classes["medium"].arrivals, found.window_s) == (35, 35.0)
 
 
-def test_what_replicas_have_that_go_is_counted_by_itself_and_still_counts_in_the_whole() -> None:
-    going = [Sample(c.M_DRAINING, {"model": "m", "WorkerId": "a"}, 1.0)]
-    staying = [Sample(c.M_DRAINING, {"model": "m", "WorkerId": "b"}, 0.0)]
-    seen, _ = see(ledger("a", 99, reasoning=3) + going + ledger("b", 99, reasoning=4) + staying, 100, fleet=Fleet(1, 1))
-    assert seen.classes["medium"].reasoning[BIN64] == 7
-    assert seen.draining["medium"].reasoning[BIN64] == 3
-    stale, _ = see(ledger("a", 50, reasoning=3) + going + ledger("b", 99, reasoning=4), 100, fleet=Fleet(1, 1))
-    assert stale.draining == {}
-
-
 def ingress(worker: str, at: float, held: float = 0, inside: float = 0, model: str = "m") -> list[Sample]:
     base = {"model": model, "WorkerId": worker}
     return [
@@ -202,3 +192,13 @@ def test_at_zero_there_is_no_ledger_and_the_ingress_is_all_there_is_to_know() ->
 def test_a_replica_that_is_wanted_and_silent_is_absent_whatever_the_ingress_says() -> None:
     seen, _ = see(ingress("a", 99, held=2), 100, fleet=Fleet(target=1, ready=0, starting_s=(9.0,)))
     assert (seen.freshness, seen.held_requests) == (Freshness.ABSENT, 2)
+
+
+def test_what_replicas_have_that_go_is_counted_by_itself_and_still_counts_in_the_whole() -> None:
+    going = [Sample(c.M_DRAINING, {"model": "m", "WorkerId": "a"}, 1.0)]
+    staying = [Sample(c.M_DRAINING, {"model": "m", "WorkerId": "b"}, 0.0)]
+    seen, _ = see(ledger("a", 99, reasoning=3) + going + ledger("b", 99, reasoning=4) + staying, 100, fleet=Fleet(1, 1))
+    assert seen.classes["medium"].reasoning[BIN64] == 7
+    assert seen.draining["medium"].reasoning[BIN64] == 3
+    stale, _ = see(ledger("a", 50, reasoning=3) + going + ledger("b", 99, reasoning=4), 100, fleet=Fleet(1, 1))
+    assert stale.draining == {}
