@@ -72,14 +72,9 @@ _NOT_YET: Final = (
         "spec.scaling", ".minReplicas", "has(self.scaleToZero) || self.minReplicas > 0",
         "was 0; scaling to zero is not supported yet: write 1 or more",
     ),
-    Rule("spec.reasoning", ".underPressure", "!has(self.underPressure)", "not supported yet: leave it out"),
     Rule(
         "spec", ".replicas", "!has(self.replicas) || self.replicas > 0",
         "was 0; scaling to zero is not supported yet: write 1 or more",
-    ),
-    Rule(
-        "spec", ".classes", "!has(self.classes) || self.classes.all(c, c.weight == 1)",
-        "weights other than 1 are not supported yet: leave weight out",
     ),
 )  # fmt: skip
 
@@ -158,6 +153,11 @@ _REASONING: Final = (
     Rule(
         "spec.reasoning.budget", ".default", "!has(self.default) || !has(self.max) || self.default <= self.max",
         "was {self.default}; it exceeds budget.max {self.max}",
+    ),
+    Rule(
+        "spec.reasoning", ".underPressure.floor",
+        "!has(self.underPressure) || !has(self.budget.default) || self.underPressure.floor <= self.budget.default",
+        "was {self.underPressure.floor}; it exceeds budget.default {self.budget.default}",
     ),
     Rule(
         "spec", ".reasoning.budget.default",

@@ -118,12 +118,8 @@ def _not_yet(model: ReasoningModel) -> Iterator[Problem]:
         yield Problem("spec.scaling.scaleToZero", "not supported yet: leave it out and keep minReplicas at 1 or more")
     elif spec.scaling.min_replicas == 0:
         yield Problem("spec.scaling.minReplicas", "was 0; scaling to zero is not supported yet: write 1 or more")
-    if spec.reasoning.under_pressure is not None:
-        yield Problem("spec.reasoning.underPressure", "not supported yet: leave it out")
     if spec.replicas == 0:
         yield Problem("spec.replicas", "was 0; scaling to zero is not supported yet: write 1 or more")
-    if any(c.weight != 1 for c in spec.classes):
-        yield Problem("spec.classes", "weights other than 1 are not supported yet: leave weight out")
 
 
 def _reasoning_rules(model: ReasoningModel, base: Path | None) -> Iterator[Problem]:
@@ -164,6 +160,11 @@ def _reasoning_rules(model: ReasoningModel, base: Path | None) -> Iterator[Probl
         yield Problem(
             "spec.reasoning.budget.default",
             f"was {budget.default}; with answerReserve {reserve} it exceeds maxModelLen {context}: at most {max(room - 1, 0)}",
+        )
+    pressure = spec.under_pressure
+    if pressure is not None and budget.default is not None and pressure.floor > budget.default:
+        yield Problem(
+            "spec.reasoning.underPressure.floor", f"was {pressure.floor}; it exceeds budget.default {budget.default}"
         )
     for name, value in spec.efforts.items():
         where = f"spec.reasoning.efforts.{name}"
@@ -309,8 +310,6 @@ def notes(model: ReasoningModel) -> list[str]:
         if not isinstance(value, str):
             quoted = str(value).lower() if isinstance(value, bool) else value
             found.append(f'spec.engine.args.{name}: in a cluster write it as text: "{quoted}"')
-    if "max_queue" in model.spec.scaling.objectives.model_fields_set:
-        found.append("spec.scaling.objectives.maxQueue: refusing by how long a request would wait is not supported yet")
     if model.spec.replicas is not None and (model.spec.scaling.mode or "Auto") in ("Auto", "Recommend"):
         found.append(
             f"spec.replicas is {model.spec.replicas}; mode {model.spec.scaling.mode or 'Auto'} chooses the number itself and ignores it"

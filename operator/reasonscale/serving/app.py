@@ -26,7 +26,6 @@ def _llm_config(args: dict[str, Any]) -> LLMConfig:
             "autoscaling_config": None,
             "num_replicas": 1,
             "ray_actor_options": {"num_cpus": 0.1},
-            "max_ongoing_requests": 100_000,  # the server refuses by what waits, with 429
             "request_router_config": {
                 "request_router_class": "reasonscale.serving.router:ExpectedWork",
                 "request_routing_stats_period_s": 1.0,

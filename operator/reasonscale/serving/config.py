@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from reasonscale.api.resolve import Resolved
-from reasonscale.serving.settings import settings_of
+from reasonscale.serving.settings import seats_of, settings_of
 
 IMPORT_PATH: Final = "reasonscale.serving.app:build"
 INGRESS: Final = "Ingress"
@@ -112,6 +112,10 @@ def serve_app(
             "name": deployment_name(m),
             "num_replicas": replicas[m.name],
             "user_config": settings_of(m).to_json(),
+            # What is beyond the seats waits at the gate of the ingress. The room above is for what goes on here after
+            # its engine was lost, and for two ingresses that fill the same seat; past it Serve holds requests itself
+            # and gives them to whichever replica has room.
+            "max_ongoing_requests": 2 * seats_of(m) + 64,
             # A drain ends by itself with its last request, so that a long cap costs nothing.
             "graceful_shutdown_timeout_s": m.drain_s,
             "graceful_shutdown_wait_loop_s": 1.0,

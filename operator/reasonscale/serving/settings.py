@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from reasonscale.api.families import Switch
 from reasonscale.api.resolve import Resolved
+from reasonscale.scaling.policy import length_priors
 
 CRASH_ENV = "REASONSCALE_TEST_CRASH_ON"  # for tests: an engine dies of a prompt that holds this text
 MAX_BODY_BYTES = 4 * 1024 * 1024
@@ -37,6 +38,13 @@ class ModelSettings:
     classes: tuple[tuple[str, str, tuple[str, ...]], ...]  # name, header in lower case, its values
     max_waiting: int  # requests waiting for their first token that one replica accepts
     max_in_flight: int = 4096  # requests that one ingress holds; the rest is refused
+    seats: int = 256  # sequences that one replica runs at once
+    max_queue_s: float = 10.0  # who would wait longer for an engine is refused
+    tpot_s: float = 0.05  # the objective: what a token takes until it has been seen
+    weights: Mapping[str, float] = field(default_factory=dict)  # shares of classes; 1 where not named
+    expected: Mapping[str, float] = field(default_factory=dict)  # output tokens by class until some have been seen
+    pressure_floor: int | None = None  # the default budget shrinks to it under pressure; None: never
+    pressure_steps: int = 0
     hang_s: float = 60.0  # an engine with requests and no token for so long is taken as lost
     attempts: int = 3  # engines that a request is handed on to after its first
 
@@ -52,6 +60,11 @@ class ModelSettings:
         values["field_names"] = tuple(values["field_names"])
         values["classes"] = tuple((name, header, tuple(options)) for name, header, options in values["classes"])
         return cls(**values)
+
+
+def seats_of(resolved: Resolved) -> int:
+    """Return the sequences that one replica runs at once: each of its data-parallel engines has a batch of its own."""
+    return resolved.max_num_seqs * resolved.data
 
 
 def settings_of(resolved: Resolved) -> ModelSettings:
@@ -77,4 +90,11 @@ def settings_of(resolved: Resolved) -> ModelSettings:
         classes=tuple((c.name, c.header, c.values) for c in resolved.classes),
         max_waiting=max(64, 8 * resolved.max_num_seqs),
         max_in_flight=resolved.max_replicas * (resolved.max_num_seqs + max(64, 8 * resolved.max_num_seqs)),
+        seats=seats_of(resolved),
+        max_queue_s=resolved.max_queue_s,
+        tpot_s=resolved.tpot_s,
+        weights={c.name: float(c.weight) for c in resolved.classes},
+        expected=length_priors(resolved),
+        pressure_floor=reasoning.pressure_floor,
+        pressure_steps=reasoning.pressure_steps if reasoning.pressure_floor is not None else 0,
     )
