@@ -142,16 +142,25 @@ class Service:
 
 
 @contextmanager
-def serving(log: Path, replicas: int = 1, env: dict[str, str] | None = None) -> Iterator[Service]:
-    """Start Ray and so many replicas of the bundled model; stop both at the end."""
+def serving(
+    log: Path,
+    replicas: int = 1,
+    env: dict[str, str] | None = None,
+    args: dict[str, str] | None = None,
+    keep_alive_s: int = 90,
+) -> Iterator[Service]:
+    """Start Ray and so many replicas of the bundled model, with other arguments for its engine; stop both at the end."""
     model = load_models(EXAMPLE)[0]
+    model.spec.engine.args |= args or {}
     resolved = resolve(model, EXAMPLE.parent)
     node = start_ray()
     try:
         app = serve_app([resolved], {resolved.name: replicas}, local=True, env=env, ingress_env={ACCESS_LOG: str(log)})
         port = free_port()
         found = Service(node, resolved, {}, port, log)
-        found.put(serve_config(app, host="127.0.0.1", port=port))
+        config = serve_config(app, host="127.0.0.1", port=port)
+        config["http_options"]["keep_alive_timeout_s"] = keep_alive_s
+        found.put(config)
         yield found
     finally:
         node.stop()

@@ -149,7 +149,7 @@ class Gate:
 
     def _servable(self, ticket: Ticket, booking: Booking | None, now: float) -> bool:
         """Tell whether a request will start within the longest queue, nineteen times in twenty."""
-        if not len(self.waiting) and self.room > 0:
+        if self.room > len(self.waiting):
             return True
         longest = self.rules.max_queue_s
         if booking is None:

@@ -80,11 +80,13 @@ class World:
     def _start(self) -> None:
         in_seats = sum(1 for a in self.running if a not in self.queue)
         while self.queue and in_seats < self.seats:
-            asked, in_seats = self.queue.pop(0), in_seats + 1
-            started = self.now
-            assert asked.ticket is not None
-            asked.ticket.made = lambda: min(asked.tokens, int((self.now - started) * self.speed))
-            self.at(self.now + asked.tokens / self.speed, lambda: self._end(asked))
+            in_seats += 1
+            self._run_one(self.queue.pop(0), self.now)
+
+    def _run_one(self, asked: Asked, started: float) -> None:
+        assert asked.ticket is not None
+        asked.ticket.made = lambda: min(asked.tokens, int((self.now - started) * self.speed))
+        self.at(started + asked.tokens / self.speed, lambda: self._end(asked))
 
     def _end(self, asked: Asked) -> None:
         asked.done_s = self.now
@@ -126,7 +128,9 @@ class World:
             self.deepest = max(self.deepest, sum(len(gate.waiting) for gate in self.gates))
         self.now = until_s
 
-    def poisson(self, cls: str, per_s: float, mean_tokens: float, start_s: float, end_s: float, rng: random.Random, **how: Any) -> None:
+    def poisson(
+        self, cls: str, per_s: float, mean_tokens: float, start_s: float, end_s: float, rng: random.Random, **how: Any
+    ) -> None:
         """Clients of a class ask at random; lengths scatter as much as their mean."""
         when = start_s
         while (when := when + rng.expovariate(per_s)) < end_s:
