@@ -95,13 +95,13 @@ class Service:
         """Return the ids of the model's replicas that run."""
         return {rid for rid, word, _ in self.state().replicas[self.deployment] if word == "RUNNING"}
 
-    def pids(self) -> dict[str, int]:
-        """Return the process of each of the model's replicas that run."""
+    def pids(self, deployment: str | None = None) -> dict[str, int]:
+        """Return the process of each of the model's replicas that run, or of another deployment's."""
 
         async def details(api: ServeApi) -> Any:
             return (await api._call("GET")).json()
 
-        found = self.call(details)["applications"][self.app]["deployments"][self.deployment]["replicas"]
+        found = self.call(details)["applications"][self.app]["deployments"][deployment or self.deployment]["replicas"]
         return {r["replica_id"]: r["pid"] for r in found if r["state"] == "RUNNING"}
 
     def wait_replicas(self, number: int, within_s: float = READY_WITHIN_S, but: frozenset[str] = frozenset()) -> None:
