@@ -60,7 +60,7 @@ def capacity(crowd: Any) -> tuple[float, float]:
 def memory_mb(crowd: Any) -> float:
     """Resident memory of the ingress and of the replica with its engine."""
     total = 0.0
-    for pid in [*crowd.pids().values(), *crowd.pids(INGRESS).values()]:
+    for pid in [*crowd.pids().values(), *crowd.pids_of(INGRESS).values()]:
         process = psutil.Process(pid)
         total += sum(p.memory_info().rss for p in [process, *process.children(recursive=True)]) / 1e6
     return total

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from reasonscale.api.base import NAME_PATTERN, NAME_SAID
 from reasonscale.api.engine_args import ALLOWED
 from reasonscale.api.families import PARSERS
 from reasonscale.api.scaling_spec import EFFORT_NAMES
@@ -124,9 +125,14 @@ _ENGINE: Final = (
         "was {self.expert}; experts spread over all tensor x data GPUs: write {self.tensor * self.data}, or 1",
     ),
     Rule(
-        "spec.parallelism", ".data", "self.data == 1 || self.pipeline == 1",
-        "was {self.data} with pipeline {self.pipeline}; the two can't be placed together: set one of them to 1",
+        "spec.parallelism", ".data", "self.data == 1",
+        "was {self.data}; data parallel attention is not supported yet: leave it out and spread the model by tensor (and expert, the same number)",
     ),
+    Rule(
+        "spec.model", ".uri", "!self.uri.startsWith('oci://')",
+        "was {self.uri}; oci:// is not supported yet: write hf, s3, gs, pvc or file",
+    ),
+    Rule("", ".metadata.name", f"self.metadata.name.matches('{NAME_PATTERN}')", f"was {{self.metadata.name}}; {NAME_SAID}"),
     Rule(
         "spec.model.cache", "", "has(self.persistentVolumeClaim) != has(self.nodeLocal)",
         "needs exactly one of persistentVolumeClaim and nodeLocal",

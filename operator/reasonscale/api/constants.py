@@ -68,6 +68,10 @@ M_GATE_SENT: Final = "reasonscale_gate_sent_total"  # to an engine, whose ledger
 M_GATE_WAIT: Final = "reasonscale_gate_wait_seconds"
 M_PRESSURE: Final = "reasonscale_pressure_step"  # steps that default budgets are shrunk by
 M_SHRUNK: Final = "reasonscale_budgets_shrunk_total"
+M_RESUME_OFF: Final = (
+    "reasonscale_resume_off"  # 1 while lost engines' requests are not handed on, since too many were lost
+)
+M_DRAINING: Final = "reasonscale_draining"  # 1 where the replica was told to go and finishes what it has
 M_KV_CAPACITY: Final = "reasonscale_kv_capacity_tokens"
 M_KV_USED: Final = "reasonscale_kv_used_tokens"
 M_PREEMPTIONS: Final = "reasonscale_preemptions_total"
@@ -87,6 +91,9 @@ LABEL_METRIC_BIN: Final = "bin"  # the bin's lower edge, as a decimal number
 LABEL_METRIC_PHASE: Final = "phase"
 LABEL_METRIC_REASON: Final = "reason"
 LABEL_METRIC_OUTCOME: Final = "outcome"
+# Set by who scrapes pods: whose they are. Two resources may serve the same name.
+LABEL_METRIC_NAMESPACE: Final = "namespace"
+LABEL_METRIC_RESOURCE: Final = "reasonscale_io_model"  # LABEL_MODEL as Prometheus writes a pod's label
 
 # HTTP headers of the ingress.
 HEADER_REQUEST_ID: Final = "x-request-id"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
+from reasonscale.api.base import NAME_PATTERN, NAME_SAID
 from reasonscale.api.engine_args import problem_of, value_of
 from reasonscale.api.families import PARSER_ALIASES, PARSERS, Switch
 from reasonscale.api.models import ReasoningModel
+from reasonscale.api.pod_rules import pod_rules
 from reasonscale.api.quantity import seconds
 from reasonscale.api.resolve import answer_reserve, context_tokens, family, kv_capacity, local_folder
 from reasonscale.api.scaling_spec import EFFORT_NAMES
@@ -222,6 +225,12 @@ def _scaling_rules(model: ReasoningModel) -> Iterator[Problem]:
         )
 
 
+def _name_rule(model: ReasoningModel) -> Iterator[Problem]:
+    name = model.metadata.name
+    if not re.fullmatch(NAME_PATTERN, name):
+        yield Problem("metadata.name", f"was {name}; {NAME_SAID}")
+
+
 def _engine_rules(model: ReasoningModel) -> Iterator[Problem]:
     for name, value in model.spec.engine.args.items():
         message = problem_of(name)
@@ -245,10 +254,14 @@ def _placement_rules(model: ReasoningModel, base: Path | None) -> Iterator[Probl
             "spec.parallelism.expert",
             f"was {par.expert}; experts spread over all tensor x data GPUs: write {par.tensor * par.data}, or 1",
         )
-    if par.data > 1 and par.pipeline > 1:
+    if par.data > 1:
         yield Problem(
             "spec.parallelism.data",
-            f"was {par.data} with pipeline {par.pipeline}; the two can't be placed together: set one of them to 1",
+            f"was {par.data}; data parallel attention is not supported yet: leave it out and spread the model by tensor (and expert, the same number)",
+        )
+    if spec.model.uri.startswith("oci://"):
+        yield Problem(
+            "spec.model.uri", f"was {spec.model.uri}; oci:// is not supported yet: write hf, s3, gs, pvc or file"
         )
     cache = spec.model.cache
     if cache is not None and (cache.persistent_volume_claim is None) == (cache.node_local is None):
@@ -285,7 +298,8 @@ def _placement_rules(model: ReasoningModel, base: Path | None) -> Iterator[Probl
 def validate(model: ReasoningModel, base: Path | None = None) -> list[Problem]:
     """Return what is wrong with a resource whose shape is right; an empty list when nothing is."""
     problems = [
-        *_not_yet(model), *_scaling_rules(model), *_engine_rules(model), *_placement_rules(model, base), *_reasoning_rules(model, base),
+        *_name_rule(model), *_not_yet(model), *_scaling_rules(model), *_engine_rules(model), *_placement_rules(model, base), *_reasoning_rules(model, base),
+        *(Problem(*found) for found in pod_rules(model)),
     ]  # fmt: skip
     names = [c.name for c in model.spec.classes]
     problems += [

@@ -11,6 +11,7 @@ import copy
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -48,9 +49,16 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
+@lru_cache(maxsize=1024)
+def _parsed(text: str) -> dict[str, Any]:
+    """Return a Serve config, which nobody may change. Kept: the same few texts are read each turn, at 8 ms each."""
+    config: dict[str, Any] = yaml.safe_load(text)
+    return config
+
+
 def app_of(service: dict[str, Any]) -> dict[str, Any]:
-    """Return the one application of a RayService's Serve config."""
-    app: dict[str, Any] = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"][0]
+    """Return the one application of a RayService's Serve config, which nobody may change."""
+    app: dict[str, Any] = _parsed(service["spec"]["serveConfigV2"])["applications"][0]
     return app
 
 
@@ -145,8 +153,8 @@ def pinned(live: dict[str, Any], new: dict[str, Any], old: Marks, marks: Marks) 
     for group in spec["rayClusterConfig"]["workerGroupSpecs"]:
         wanted = numbers.get(group["groupName"], {})
         group |= {name: wanted[name] for name in NUMBERS if name in wanted}
-    config = yaml.safe_load(spec["serveConfigV2"])
-    before = copy.deepcopy(config)
+    before = _parsed(spec["serveConfigV2"])
+    config = copy.deepcopy(before)
     for mine, theirs in zip(config["applications"][0]["deployments"], app_of(new)["deployments"], strict=False):
         mine["num_replicas"] = theirs["num_replicas"]
         if old.inplace != marks.inplace and "user_config" in mine:

@@ -70,8 +70,6 @@ def engine_kwargs(resolved: Resolved) -> dict[str, Any]:
         out["tensor_parallel_size"] = resolved.tensor
     if resolved.pipeline > 1:
         out["pipeline_parallel_size"] = resolved.pipeline
-    if resolved.data > 1:
-        out["data_parallel_size"] = resolved.data
     if resolved.expert > 1:
         out["enable_expert_parallel"] = True
     return out
@@ -129,7 +127,10 @@ def serve_app(
         {
             "name": INGRESS,
             "num_replicas": ingress_replicas,
-            "user_config": {"models": {m.served_name: settings_of(m).to_json() for m in models}},
+            "user_config": {
+                "models": {m.served_name: settings_of(m).to_json() for m in models},
+                "ingresses": ingress_replicas,
+            },
             "graceful_shutdown_timeout_s": max(m.drain_s for m in models),
             "health_check_timeout_s": 120.0,
         }

@@ -13,7 +13,7 @@ from ray.util.metrics import Counter, Gauge, Histogram
 from reasonscale.api import constants as c
 from reasonscale.serving.gate import Gate, Refusal, Rules, Ticket
 from reasonscale.serving.pressure import shrunk
-from reasonscale.serving.routing import Room
+from reasonscale.serving.routing import Takes
 from reasonscale.serving.settings import ModelSettings
 
 TICK_S = 0.25
@@ -49,12 +49,12 @@ class Told:
 
 
 class Entrance:
-    """One model's gate at one ingress. `room`: what the replicas take of us, None where that is not known."""
+    """One model's gate at one ingress. `takes`: what the replicas take of us, None where that is not known."""
 
-    def __init__(self, settings: ModelSettings, room: Callable[[int], Room | None], told: Told) -> None:
+    def __init__(self, settings: ModelSettings, takes: Callable[[int], Takes | None], told: Told) -> None:
         self.settings = settings
         self.gate = Gate(rules_of(settings))
-        self._room, self._told = room, told
+        self._takes, self._told = takes, told
         self._going: dict[Ticket, asyncio.Future[None]] = {}
         self._classes: set[str] = set()
         self._task: asyncio.Task[None] | None = None
@@ -108,15 +108,15 @@ class Entrance:
         self._send()
 
     def _look(self) -> None:
-        room = self._room(self.settings.seats)
-        if room is None:
+        takes = self._takes(self.settings.seats)
+        if takes is None:
             self.gate.see(None)
             return
-        if room.oldest_s > OLD_S:
-            self.gate.see(room.takes)
+        if takes.oldest_s > OLD_S:
+            self.gate.see(takes.in_all)
             return
-        underway = self.gate.sent_since(time.monotonic() - room.oldest_s - UNDERWAY_S)
-        self.gate.see(room.takes, room.mine + underway)
+        underway = self.gate.sent_since(time.monotonic() - takes.oldest_s - UNDERWAY_S)
+        self.gate.see(takes.in_all, takes.mine + underway)
 
     def _send(self) -> None:
         for ticket in self.gate.due(time.monotonic()):

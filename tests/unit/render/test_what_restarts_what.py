@@ -21,6 +21,7 @@ BASE: dict[str, Any] = {
     "parallelism": {"tensor": 2},
     "scaling": {"mode": "Manual", "maxReplicas": 4},
     "replicas": 2,
+    "pod": {"volumes": [{"name": "there", "emptyDir": {}}]},
 }
 CLAIM = {"persistentVolumeClaim": {"claimName": "c"}}
 # field -> another value of it; with what else it needs
@@ -34,7 +35,6 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "spec.engine.args": ({"max_num_batched_tokens": "4096"}, {}),
     "spec.parallelism.tensor": (4, {}),
     "spec.parallelism.pipeline": (2, {}),
-    "spec.parallelism.data": (2, {}),
     "spec.parallelism.expert": (2, {}),
     "spec.accelerator.product": ("NVIDIA-H200", {}),
     "spec.accelerator.resourceName": ("amd.com/gpu", {}),
@@ -70,7 +70,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "spec.pod.env": ([{"name": "A", "value": "b"}], {}),
     "spec.pod.envFrom": ([{"secretRef": {"name": "s"}}], {}),
     "spec.pod.volumes": ([{"name": "v", "emptyDir": {}}], {}),
-    "spec.pod.volumeMounts": ([{"name": "v", "mountPath": "/v"}], {}),
+    "spec.pod.volumeMounts": ([{"name": "there", "mountPath": "/v"}], {}),
     "spec.pod.imagePullSecrets": ([{"name": "s"}], {}),
     "spec.pod.serviceAccountName": ("a", {}),
     "spec.pod.nodeSelector": ({"a": "b"}, {}),
@@ -89,7 +89,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "spec.replicas": (3, {}),
 }
 # One value alone is possible, or the field is refused as not supported yet, or others work on it: said, and looked at when it comes.
-UNCHANGED = {"spec.engine.name", "spec.scaling.scaleToZero"}
+UNCHANGED = {"spec.engine.name", "spec.parallelism.data", "spec.scaling.scaleToZero"}
 
 
 def leaves(node: dict[str, Any], path: str) -> list[str]:

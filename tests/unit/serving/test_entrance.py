@@ -13,7 +13,7 @@ from reasonscale.api import constants as c
 from reasonscale.serving import entrance
 from reasonscale.serving.entrance import Entrance, Told
 from reasonscale.serving.gate import Ticket
-from reasonscale.serving.routing import Room
+from reasonscale.serving.routing import Takes
 
 SETTINGS = replace(QWEN, seats=2, max_queue_s=1000.0, max_in_flight=5, pressure_floor=200, pressure_steps=4)
 
@@ -60,8 +60,8 @@ class Replicas:
     def __init__(self, takes: int | None) -> None:
         self.takes = takes
 
-    def __call__(self, seats: int) -> Room | None:
-        return None if self.takes is None else Room(self.takes, 0, 60.0)
+    def __call__(self, seats: int) -> Takes | None:
+        return None if self.takes is None else Takes(self.takes, 0, 60.0)
 
 
 async def settled(*tasks: asyncio.Task[Any]) -> list[bool]:

@@ -200,3 +200,13 @@ def test_a_request_arrives_once_when_it_comes_to_the_gate() -> None:
     assert seen.classes["medium"].arrivals == 1
     seen, _ = see(ledger("a", 114, arrivals=11) + gate("i", 114, entered=11, sent=11), 115, memory)
     assert seen.classes["medium"].arrivals == 0
+
+
+def test_what_replicas_have_that_go_is_counted_by_itself_and_still_counts_in_the_whole() -> None:
+    going = [Sample(c.M_DRAINING, {"model": "m", "WorkerId": "a"}, 1.0)]
+    staying = [Sample(c.M_DRAINING, {"model": "m", "WorkerId": "b"}, 0.0)]
+    seen, _ = see(ledger("a", 99, reasoning=3) + going + ledger("b", 99, reasoning=4) + staying, 100, fleet=Fleet(1, 1))
+    assert seen.classes["medium"].reasoning[BIN64] == 7
+    assert seen.draining["medium"].reasoning[BIN64] == 3
+    stale, _ = see(ledger("a", 50, reasoning=3) + going + ledger("b", 99, reasoning=4), 100, fleet=Fleet(1, 1))
+    assert stale.draining == {}
