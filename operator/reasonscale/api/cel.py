@@ -64,14 +64,6 @@ _ARGS: Final = _names(sorted(ALLOWED))
 _EFFORTS: Final = _names(EFFORT_NAMES)
 _COUNTS: Final = ("max_num_seqs", "max_num_batched_tokens", "block_size", "num_gpu_blocks_override")
 
-_NOT_YET: Final = (
-    Rule("spec.reasoning", ".underPressure", "!has(self.underPressure)", "not supported yet: leave it out"),
-    Rule(
-        "spec", ".classes", "!has(self.classes) || self.classes.all(c, c.weight == 1)",
-        "weights other than 1 are not supported yet: leave weight out",
-    ),
-)  # fmt: skip
-
 _SCALING: Final = (
     Rule(
         "spec.scaling", ".minReplicas", "self.minReplicas <= self.maxReplicas",
@@ -177,6 +169,11 @@ _REASONING: Final = (
         "was {self.default}; it exceeds budget.max {self.max}",
     ),
     Rule(
+        "spec.reasoning", ".underPressure.floor",
+        "!has(self.underPressure) || !has(self.budget.default) || self.underPressure.floor <= self.budget.default",
+        "was {self.underPressure.floor}; it exceeds budget.default {self.budget.default}",
+    ),
+    Rule(
         "spec", ".reasoning.budget.default",
         f"!has({_CONTEXT}) || has({_BUDGET}.max) || !has({_BUDGET}.default) || {_BUDGET}.default <= {_CONTEXT} - {_RESERVE}",
         f"was {{{_BUDGET}.default}}; with answerReserve {{{_RESERVE}}} it exceeds maxModelLen {{{_CONTEXT}}}",
@@ -203,4 +200,4 @@ _REASONING: Final = (
     ),
 )  # fmt: skip
 
-RULES: Final[tuple[Rule, ...]] = (*_NOT_YET, *_SCALING, *_ZERO, *_ENGINE, *_REASONING)
+RULES: Final[tuple[Rule, ...]] = (*_SCALING, *_ZERO, *_ENGINE, *_REASONING)

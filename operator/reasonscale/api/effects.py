@@ -52,6 +52,8 @@ EFFECTS: Final[dict[str, Effect]] = {
     "spec.scaling.minReplicas": Effect.IN_PLACE,
     "spec.scaling.mode": Effect.NOTHING,
     "spec.scaling.objectives": Effect.NOTHING,
+    "spec.scaling.objectives.maxQueue": Effect.IN_PLACE,
+    "spec.scaling.objectives.tpot": Effect.IN_PLACE,  # what the ingress takes a token to last until it has seen some
     "spec.scaling.kvHeadroomPercent": Effect.NOTHING,
     "spec.scaling.scaleToZero": Effect.IN_PLACE,
     "spec.scaling.scaleToZero.after": Effect.NOTHING,

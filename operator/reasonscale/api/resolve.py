@@ -32,6 +32,8 @@ class ResolvedReasoning:
     efforts: Mapping[str, int | str]
     expose: str
     field_names: tuple[str, ...]
+    pressure_floor: int | None = None  # thinking tokens that the default may shrink to; None: it never shrinks
+    pressure_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +162,11 @@ def _reasoning(model: ReasoningModel, base: Path | None, context: int) -> Resolv
     if found.native_efforts:
         efforts |= dict.fromkeys(("low", "medium", "high"), "native")
     efforts |= spec.efforts
+    pressure = spec.under_pressure
     return ResolvedReasoning(
         parser=found.parser, mode=spec.mode, family=found, budget_default=min(default, most), budget_max=most,
         answer_reserve=reserve, efforts=efforts, expose=spec.expose, field_names=tuple(dict.fromkeys(spec.field_names)),
+        pressure_floor=pressure.floor if pressure else None, pressure_steps=pressure.steps if pressure else 0,
     )  # fmt: skip
 
 

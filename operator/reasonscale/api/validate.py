@@ -115,14 +115,6 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _not_yet(model: ReasoningModel) -> Iterator[Problem]:
-    spec = model.spec
-    if spec.reasoning.under_pressure is not None:
-        yield Problem("spec.reasoning.underPressure", "not supported yet: leave it out")
-    if any(c.weight != 1 for c in spec.classes):
-        yield Problem("spec.classes", "weights other than 1 are not supported yet: leave weight out")
-
-
 def _reasoning_rules(model: ReasoningModel, base: Path | None) -> Iterator[Problem]:
     spec = model.spec.reasoning
     if spec.parser not in ("auto", "none") and spec.parser not in PARSERS:
@@ -161,6 +153,11 @@ def _reasoning_rules(model: ReasoningModel, base: Path | None) -> Iterator[Probl
         yield Problem(
             "spec.reasoning.budget.default",
             f"was {budget.default}; with answerReserve {reserve} it exceeds maxModelLen {context}: at most {max(room - 1, 0)}",
+        )
+    pressure = spec.under_pressure
+    if pressure is not None and budget.default is not None and pressure.floor > budget.default:
+        yield Problem(
+            "spec.reasoning.underPressure.floor", f"was {pressure.floor}; it exceeds budget.default {budget.default}"
         )
     for name, value in spec.efforts.items():
         where = f"spec.reasoning.efforts.{name}"
@@ -322,7 +319,7 @@ def _placement_rules(model: ReasoningModel, base: Path | None) -> Iterator[Probl
 def validate(model: ReasoningModel, base: Path | None = None) -> list[Problem]:
     """Return what is wrong with a resource whose shape is right; an empty list when nothing is."""
     problems = [
-        *_name_rule(model), *_not_yet(model), *_scaling_rules(model), *_zero_rules(model), *_engine_rules(model), *_placement_rules(model, base), *_reasoning_rules(model, base),
+        *_name_rule(model), *_scaling_rules(model), *_zero_rules(model), *_engine_rules(model), *_placement_rules(model, base), *_reasoning_rules(model, base),
         *(Problem(*found) for found in pod_rules(model)),
     ]  # fmt: skip
     names = [c.name for c in model.spec.classes]
@@ -348,8 +345,6 @@ def notes(model: ReasoningModel) -> list[str]:
         if not isinstance(value, str):
             quoted = str(value).lower() if isinstance(value, bool) else value
             found.append(f'spec.engine.args.{name}: in a cluster write it as text: "{quoted}"')
-    if "max_queue" in model.spec.scaling.objectives.model_fields_set:
-        found.append("spec.scaling.objectives.maxQueue: refusing by how long a request would wait is not supported yet")
     if model.spec.replicas is not None and (model.spec.scaling.mode or "Auto") in ("Auto", "Recommend"):
         found.append(
             f"spec.replicas is {model.spec.replicas}; mode {model.spec.scaling.mode or 'Auto'} chooses the number itself and ignores it"

@@ -141,6 +141,8 @@ def _choose(fleet: Fleet, policy: Policy, state: State, outlook: Outlook) -> tup
     preempting = state.preempting_ticks >= PREEMPTING_TICKS and state.preemptions_per_s > 0.0
     if outlook.queue_over_objective and numbers.need_queue > want:
         want, reason = numbers.need_queue, c.REASON_QUEUE
+    if outlook.kv_near_full and numbers.need_kv > want:
+        want, reason = numbers.need_kv, c.REASON_KV
     if preempting and not fleet.starting_s and want <= fleet.ready:
         want, reason = float(fleet.ready + 1), c.REASON_PREEMPTION
     overdue = sum(1 for age in fleet.starting_s if age > OVERDUE * start_s)

@@ -32,7 +32,6 @@ def _llm_config(args: dict[str, Any]) -> LLMConfig:
                 else {"autoscaling_config": None, "num_replicas": 1}
             ),
             "ray_actor_options": {"num_cpus": 0.1},
-            "max_ongoing_requests": 100_000,  # the server refuses by what waits, with 429
             "request_router_config": {
                 "request_router_class": args.get("router", ROUTER),  # another only where a benchmark compares them
                 "request_routing_stats_period_s": 1.0,

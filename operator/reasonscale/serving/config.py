@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from reasonscale.api.resolve import Resolved
 from reasonscale.serving.numbers import numbered
-from reasonscale.serving.settings import LOCAL_START_PRIOR_S, START_PRIOR_S, settings_of
+from reasonscale.serving.settings import LOCAL_START_PRIOR_S, START_PRIOR_S, seats_of, settings_of
 
 IMPORT_PATH: Final = "reasonscale.serving.app:build"
 INGRESS: Final = "Ingress"
@@ -117,6 +117,10 @@ def serve_app(
             "name": deployment_name(m),
             **numbered(replicas[m.name], sleeps=m.sleep is not None),
             "user_config": settings[m.served_name],
+            # What is beyond the seats waits at the gate of the ingress. The room above is for what goes on here after
+            # its engine was lost, and for two ingresses that fill the same seat; past it Serve holds requests itself
+            # and gives them to whichever replica has room.
+            "max_ongoing_requests": 2 * seats_of(m) + 64,
             # A drain ends by itself with its last request, so that a long cap costs nothing.
             "graceful_shutdown_timeout_s": m.drain_s,
             "graceful_shutdown_wait_loop_s": 1.0,
