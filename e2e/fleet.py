@@ -347,6 +347,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0, help="how long nobody touches them")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))  # what was started is ended all the same
     folder = Path(tempfile.mkdtemp(prefix="reasonscale-fleet-"))
     try:
         found = measure(given.models, given.minutes, folder, lambda text: print(text, flush=True))
