@@ -123,6 +123,17 @@ class Fleet:
                 process.kill()
                 process.wait(10)
 
+    def post(self, path: str, body: dict[str, Any]) -> None:
+        """Make an object; a server that is busy is asked again."""
+        for _ in range(5):
+            answer = self.http.post(path, json=body)
+            if answer.status_code in (201, 409):
+                return
+            if answer.status_code not in (429, 500, 503, 504):
+                break
+            time.sleep(5)
+        raise RuntimeError(f"{path}: {answer.status_code} {answer.text}")
+
     def install(self, nodes: int) -> None:
         """Give the cluster its definitions, namespaces and nodes, and start what works on it."""
         given = [
@@ -133,13 +144,9 @@ class Fleet:
             ),
         ]
         for definition in given:
-            answer = self.http.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", json=definition)
-            assert answer.status_code == 201, answer.text
+            self.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition)
         for space in SPACES:
-            answer = self.http.post(
-                "/api/v1/namespaces", json={"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": space}}
-            )
-            assert answer.status_code == 201, answer.text
+            self.post("/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": space}})
         until(lambda: all(self.http.get(p).status_code == 200 for p in (MODELS, SERVICES)), 60)
         until(
             lambda: all(
@@ -183,8 +190,7 @@ class Fleet:
         for n in range(count):
             body = model(n)
             path = f"/apis/{c.GROUP}/{c.VERSION}/namespaces/{body['metadata']['namespace']}/{c.PLURAL}"
-            answer = self.http.post(path, json=body)
-            assert answer.status_code == 201, answer.text
+            self.post(path, body)
 
     def unconverged(self) -> dict[str, str]:
         """Return the models that are not as they should be, and why."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
 from reasonscale.api import constants as c
@@ -60,6 +60,7 @@ class Found:
     revision: str | None = None  # of the rendering that runs
     update: str | None = None  # what another rendering would change
     blocked: str | None = None  # why a rollout does not begin
+    image: str = ""  # of the engines
     waiting: str | None = None  # what pods do before they are ready
     rolling: str | None = None  # what a rollout under way does
 
@@ -138,6 +139,26 @@ def _demand(record: Record) -> dict[str, Any]:
     }
 
 
+_NO_DRAIN: Final[Mapping[str, Any]] = {"tokensOwed": None, "expected": None}
+
+
+def drain_of(record: Record) -> dict[str, Any]:
+    """Return what the replicas beyond the target still owe.
+
+    Which of them go is Serve's choice, and it does not say. Taken are those with the fewest requests in flight: one that
+    drains gets no more. A chain of theirs is taken to be as long as the model's others.
+    """
+    replicas, numbers = record.observation.replicas, record.decision.numbers
+    going = sorted(replicas, key=lambda r: r.running)[: record.observation.fleet.draining]
+    if not going:
+        return dict(_NO_DRAIN)
+    each = (numbers.owed_tokens - numbers.queued_tokens) / max(1.0, sum(r.running for r in replicas))
+    steps, spent = sum(r.steps for r in going), sum(r.step_seconds for r in going)
+    running = sum(r.running for r in going)
+    expected = each * (spent / steps if steps else record.policy.objectives.tpot_s) if running else 0.0
+    return {"tokensOwed": round(each * running), "expected": f"{expected:.0f}s"}
+
+
 def status_of(
     resolved: Resolved, record: Record | None, before: Mapping[str, Any], *, namespace: str, generation: int | None,
     found: Found, now: float,
@@ -153,7 +174,11 @@ def status_of(
             "model": resolved.served_name, "parser": resolved.reasoning.parser or "none", "maxModelLen": resolved.max_model_len,
             "maxNumSeqs": resolved.max_num_seqs, "maxNumBatchedTokens": resolved.max_num_batched_tokens,
             "gpusPerReplica": resolved.gpus_per_replica, "mode": resolved.mode,
-            "budget": {k: v for k, v in asdict(resolved.reasoning).items() if k in ("budget_default", "budget_max", "answer_reserve")},
+            "image": found.image,
+            "budget": {
+                "default": resolved.reasoning.budget_default, "max": resolved.reasoning.budget_max,
+                "answerReserve": resolved.reasoning.answer_reserve,
+            },
         },
     }  # fmt: skip
     if record is None:
@@ -165,6 +190,7 @@ def status_of(
     fresh = decision.freshness is Freshness.FRESH
     # Unknown is not zero: what is not known is taken away.
     out["demand"] = _demand(record) if fresh else dict.fromkeys(_demand(record))
+    out["drain"] = drain_of(record) if fresh else dict(_NO_DRAIN)
     history = list(before.get("history", ()))
     if decision.act:
         out["lastDecision"] = _decision(record)
@@ -177,20 +203,20 @@ def status_of(
     return out
 
 
-def moved(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> bool:
-    """Tell whether the numbers of the load say something new: by a tenth, or by what a person would call another number.
+_LOAD: Final = (
+    ("demand", "queuedTokens", 1000.0), ("demand", "inFlightTokens", 1000.0), ("demand", "kvUsagePercent", 3.0),
+    ("demand", "kvFullIn", 10.0), ("drain", "tokensOwed", 1000.0),
+)  # fmt: skip
+
+
+def moved(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Tell whether a status' numbers of the load say something new: by a tenth, or by what a person would call another number.
 
     They move a little each turn, also under a load that stays the same: forecasts follow what is learnt. Written whenever they
     differ, 200 such models cost 400 writes a minute.
     """
-    old, new = before or {}, now or {}
-    for name, step in (
-        ("queuedTokens", 1000.0),
-        ("inFlightTokens", 1000.0),
-        ("kvUsagePercent", 3.0),
-        ("kvFullIn", 10.0),
-    ):
-        a, b = _number(old.get(name)), _number(new.get(name))
+    for part, name, step in _LOAD:
+        a, b = (_number((x.get(part) or {}).get(name)) for x in (before, now))
         if (a is None) != (b is None) or (a is not None and b is not None and abs(a - b) > max(step, 0.1 * max(a, b))):
             return True
     return False
@@ -202,4 +228,4 @@ def _number(value: Any) -> float | None:
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Tell whether a status differs in more than the numbers of the load, which move all the time."""
-    return any(before.get(key) != value for key, value in now.items() if key != "demand")
+    return any(before.get(key) != value for key, value in now.items() if key not in ("demand", "drain"))
