@@ -90,7 +90,7 @@ bench-replicas: setup ## One replica against two
 	@$(PY) -m bench.replicas
 
 soak: setup ## What is too long for CI
-	@$(PYTEST) -m soak tests
+	@for f in $$(grep -rlE "mark\.soak" tests --include='test_*.py'); do $(PYTEST) -s -m soak $$f || exit 1; done
 
 clean: ## Remove what was made here
 	rm -rf .venv .venv-scan demo-report build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -26,6 +26,8 @@ _HELP = {
     "need_queue": "Replicas that the present queue needs to start within the objective",
     "waiting": "Requests without their first token",
     "preemption_rate": "Preemptions per second",
+    "drain_owed_tokens": "Tokens that replicas that go are expected to make yet",
+    "drain_expected_s": "Seconds until the last chain of the replicas that go ends; NaN: nothing drains",
 }
 
 

@@ -59,6 +59,10 @@ M_BUDGET_EXHAUSTED: Final = "reasonscale_budget_exhausted_total"
 M_REJECTED: Final = "reasonscale_rejected_total"  # reason
 M_RESUMES: Final = "reasonscale_resumes_total"  # outcome
 M_RESUME_PAUSE: Final = "reasonscale_resume_pause_seconds"  # from an engine's loss to the next token
+M_RESUME_OFF: Final = (
+    "reasonscale_resume_off"  # 1 while lost engines' requests are not handed on, since too many were lost
+)
+M_DRAINING: Final = "reasonscale_draining"  # 1 where the replica was told to go and finishes what it has
 M_KV_CAPACITY: Final = "reasonscale_kv_capacity_tokens"
 M_KV_USED: Final = "reasonscale_kv_used_tokens"
 M_PREEMPTIONS: Final = "reasonscale_preemptions_total"

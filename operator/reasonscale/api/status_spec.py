@@ -46,7 +46,7 @@ class DrainStatus(Part):
     """What draining replicas still owe."""
 
     tokens_owed: Count | None = Field(default=None, description="Tokens that their chains are expected to make yet.")
-    expected: Word | None = Field(default=None, description="How long a chain of theirs takes yet, on average.")
+    expected: Word | None = Field(default=None, description="How long that takes.")
 
 
 class DecisionStatus(Part):

@@ -20,7 +20,7 @@ from reasonscale.controller.applier import Applier, Cluster, Outcome, held_by
 from reasonscale.controller.causes import Cause, cause_of, late_pods, of_refusal, waiting_of
 from reasonscale.controller.events import Event, Recorder, events_of
 from reasonscale.controller.kube import KindMissing, Kube, KubeError, NotLeading
-from reasonscale.controller.status import Found, changed, moved, refused, stamp, status_of
+from reasonscale.controller.status import MOVING, Found, changed, moved, refused, stamp, status_of
 from reasonscale.render.children import children
 from reasonscale.render.context import Context, Subject
 from reasonscale.render.marks import app_of
@@ -281,8 +281,8 @@ class ModelLoop:
         """Write the status where it says something new; for the load's numbers alone not more often than twice a minute."""
         now = self._clock()
         due = now - self._written_s >= DEMAND_EVERY_S
-        demand = due and "demand" in status and moved(self._status, status)
-        if not changed(self._status, status) and not demand:
+        load = due and any(key in status and moved(self._status.get(key), status[key]) for key in MOVING)
+        if not changed(self._status, status) and not load:
             return
         try:
             await self._kube.patch_status(self._namespace, self._name, status)

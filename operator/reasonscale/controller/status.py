@@ -14,6 +14,7 @@ from reasonscale.render.context import PORT_API, ROLE_ENGINE
 from reasonscale.scaling.types import Freshness, Mode
 
 HISTORY: Final = 10
+MOVING: Final = ("demand", "drain")  # numbers of the load, which are never twice the same
 
 
 def stamp(now: float) -> str:
@@ -139,26 +140,6 @@ def _demand(record: Record) -> dict[str, Any]:
     }
 
 
-_NO_DRAIN: Final[Mapping[str, Any]] = {"tokensOwed": None, "expected": None}
-
-
-def drain_of(record: Record) -> dict[str, Any]:
-    """Return what the replicas beyond the target still owe.
-
-    Which of them go is Serve's choice, and it does not say. Taken are those with the fewest requests in flight: one that
-    drains gets no more. A chain of theirs is taken to be as long as the model's others.
-    """
-    replicas, numbers = record.observation.replicas, record.decision.numbers
-    going = sorted(replicas, key=lambda r: r.running)[: record.observation.fleet.draining]
-    if not going:
-        return dict(_NO_DRAIN)
-    each = (numbers.owed_tokens - numbers.queued_tokens) / max(1.0, sum(r.running for r in replicas))
-    steps, spent = sum(r.steps for r in going), sum(r.step_seconds for r in going)
-    running = sum(r.running for r in going)
-    expected = each * (spent / steps if steps else record.policy.objectives.tpot_s) if running else 0.0
-    return {"tokensOwed": round(each * running), "expected": f"{expected:.0f}s"}
-
-
 def status_of(
     resolved: Resolved, record: Record | None, before: Mapping[str, Any], *, namespace: str, generation: int | None,
     found: Found, now: float,
@@ -190,7 +171,11 @@ def status_of(
     fresh = decision.freshness is Freshness.FRESH
     # Unknown is not zero: what is not known is taken away.
     out["demand"] = _demand(record) if fresh else dict.fromkeys(_demand(record))
-    out["drain"] = drain_of(record) if fresh else dict(_NO_DRAIN)
+    going = fleet.draining > 0 and fresh
+    out["drain"] = {
+        "tokensOwed": round(decision.numbers.drain_owed_tokens) if going else None,
+        "expected": f"{decision.numbers.drain_expected_s or 0.0:.0f}s" if going else None,
+    }
     history = list(before.get("history", ()))
     if decision.act:
         out["lastDecision"] = _decision(record)
@@ -203,20 +188,22 @@ def status_of(
     return out
 
 
-_LOAD: Final = (
-    ("demand", "queuedTokens", 1000.0), ("demand", "inFlightTokens", 1000.0), ("demand", "kvUsagePercent", 3.0),
-    ("demand", "kvFullIn", 10.0), ("drain", "tokensOwed", 1000.0),
-)  # fmt: skip
-
-
-def moved(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Tell whether a status' numbers of the load say something new: by a tenth, or by what a person would call another number.
+def moved(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> bool:
+    """Tell whether the numbers of the load say something new: by a tenth, or by what a person would call another number.
 
     They move a little each turn, also under a load that stays the same: forecasts follow what is learnt. Written whenever they
     differ, 200 such models cost 400 writes a minute.
     """
-    for part, name, step in _LOAD:
-        a, b = (_number((x.get(part) or {}).get(name)) for x in (before, now))
+    old, new = before or {}, now or {}
+    for name, step in (
+        ("queuedTokens", 1000.0),
+        ("inFlightTokens", 1000.0),
+        ("kvUsagePercent", 3.0),
+        ("kvFullIn", 10.0),
+        ("tokensOwed", 1000.0),
+        ("expected", 10.0),
+    ):
+        a, b = _number(old.get(name)), _number(new.get(name))
         if (a is None) != (b is None) or (a is not None and b is not None and abs(a - b) > max(step, 0.1 * max(a, b))):
             return True
     return False
@@ -228,4 +215,4 @@ def _number(value: Any) -> float | None:
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Tell whether a status differs in more than the numbers of the load, which move all the time."""
-    return any(before.get(key) != value for key, value in now.items() if key not in ("demand", "drain"))
+    return any(before.get(key) != value for key, value in now.items() if key not in MOVING)

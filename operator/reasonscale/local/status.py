@@ -30,6 +30,8 @@ def model_status(record: Record) -> dict[str, Any]:
         "ready": seen.fleet.ready,
         "starting": len(seen.fleet.starting_s),
         "draining": seen.fleet.draining,
+        "drain_owed_tokens": round(numbers.drain_owed_tokens),
+        "drain_expected_s": numbers.drain_expected_s,
         "target": decision.target,
         "min": record.policy.min_replicas,
         "max": record.policy.max_replicas,

@@ -10,7 +10,7 @@ from statistics import NormalDist
 from reasonscale.scaling.arrivals import rate_of
 from reasonscale.scaling.capacity import Capacity, capacity_of, fit, token_time
 from reasonscale.scaling.curve import LONGEST_TOKENS, MIDDLES, Curve
-from reasonscale.scaling.forecast import ClassLoad, Point, forecast, owed_tokens
+from reasonscale.scaling.forecast import ClassLoad, Point, drain_time_s, forecast, owed_tokens
 from reasonscale.scaling.state import State, start_time_s
 from reasonscale.scaling.survival import curve_of, evidence, prior_hazards, ratios
 from reasonscale.scaling.trend import LOOK_S, Trend, expect, judge
@@ -172,6 +172,7 @@ def look(seen: Observation, policy: Policy, state: State) -> Outlook:
             capacity.kv_need(point.kv_high_tokens),
         )
 
+    going = loads_of(replace(seen, classes=seen.draining), state, policy) if seen.draining else []
     waits = _waits(seen, policy, loads, capacity, (running, left, excess), tpot_s)
     numbers = Numbers(
         owed_tokens=owed,
@@ -189,6 +190,8 @@ def look(seen: Observation, policy: Policy, state: State) -> Outlook:
         need_queue=waits.need,
         waiting=waiting,
         preemption_rate=state.preemptions_per_s,
+        drain_owed_tokens=sum(owed_tokens(going)),
+        drain_expected_s=drain_time_s(going, tpot_s) if going else None,
     )
     return Outlook(
         numbers=numbers,

@@ -89,6 +89,7 @@ class Observation:
     classes: Mapping[str, ClassCounts] = field(default_factory=dict)
     replicas: tuple[ReplicaCounts, ...] = ()
     held_requests: float = 0.0  # waiting at the ingress of a model at zero replicas
+    draining: Mapping[str, ClassCounts] = field(default_factory=dict)  # of `classes`, what replicas have that go
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +162,8 @@ class Numbers:
     need_queue: float = 0.0
     waiting: float = 0.0
     preemption_rate: float = 0.0  # per second
+    drain_owed_tokens: float = 0.0  # of owed_tokens, what replicas owe that go
+    drain_expected_s: float | None = None  # until the last of their chains ends; None: nothing drains
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ class Entry:
     ttfat_s: float | None = None
     e2e_s: float | None = None
     resumed: int = 0  # engines that were lost under it
+    moved: int = 0  # replicas that handed it on before they were stopped
     error: str | None = None  # a code, and the field where one is at fault; never what a client wrote
     started_s: float = field(default=0.0, repr=False)  # by the monotonic clock; not logged
 

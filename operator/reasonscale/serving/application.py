@@ -11,6 +11,8 @@ from reasonscale.serving.config import INGRESS
 from reasonscale.serving.ingress import make_ingress
 from reasonscale.serving.server import ReasonServer
 
+ROUTER = "reasonscale.serving.router:ExpectedWork"
+
 
 def _llm_config(args: dict[str, Any]) -> LLMConfig:
     gpus = int(args["gpus"])
@@ -28,7 +30,7 @@ def _llm_config(args: dict[str, Any]) -> LLMConfig:
             "ray_actor_options": {"num_cpus": 0.1},
             "max_ongoing_requests": 100_000,  # the server refuses by what waits, with 429
             "request_router_config": {
-                "request_router_class": "reasonscale.serving.router:ExpectedWork",
+                "request_router_class": args.get("router", ROUTER),  # another only where a benchmark compares them
                 "request_routing_stats_period_s": 1.0,
             },
         },

@@ -123,7 +123,10 @@ def serve_app(
         {
             "name": INGRESS,
             "num_replicas": ingress_replicas,
-            "user_config": {"models": {m.served_name: settings_of(m).to_json() for m in models}},
+            "user_config": {
+                "models": {m.served_name: settings_of(m).to_json() for m in models},
+                "ingresses": ingress_replicas,
+            },
             "graceful_shutdown_timeout_s": max(m.drain_s for m in models),
             "health_check_timeout_s": 120.0,
         }

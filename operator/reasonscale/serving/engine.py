@@ -95,6 +95,7 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
         self._whole: set[str] = set()  # requests whose output comes at once: read from the engine's own state
         self._asked: dict[str, Asked] = {}  # by the id that a request came with
         self.hang_s = 60.0
+        self.replica = ""  # the id of the replica that it is in
         self._results: OrderedDict[str, Result] = OrderedDict()
 
     def _start_async_llm_engine(self, vllm_engine_args: Any, vllm_engine_config: Any, placement_group: Any) -> Any:
@@ -282,7 +283,9 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
         return self._alive(asked)
 
     def check_moving(self, now: float) -> None:
-        """Raise EngineLost where requests are in the engine and it has made no step for `hang_s`."""
+        """Raise EngineLost where the engine is dead, or has requests and has made no step for `hang_s`."""
+        if self._engine_client.errored:
+            raise EngineLost("the engine died")
         if not self.ledger.rows or self._moved[0] != self.sums.told:
             self._moved = (self.sums.told, now)
         elif now - self._moved[1] > self.hang_s:
@@ -312,7 +315,7 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
         asked = self._asked[plain] = Asked.of(headers)
         rid = prefix + plain
         try:
-            yield (events.ALIVE, {}, [], ())
+            yield (events.ALIVE, {"replica": self.replica}, [], ())
             async with aclosing(stream):
                 async for item in stream:
                     if self._dead(item):
@@ -336,8 +339,11 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
                         }
                         return
             yield (events.COUNTS, self._counts(rid), [], ())
-        except EngineDeadError:
-            raise EngineLost("the engine died") from None
+        except Exception as error:
+            # What a dead engine's client raises is not always its own word for it: a closed socket's, for one.
+            if isinstance(error, EngineDeadError) or self._engine_client.errored:
+                raise EngineLost("the engine died") from None
+            raise
         finally:
             self._asked.pop(plain, None)
             self._counts(rid)  # an aborted request's are nobody's

@@ -24,15 +24,17 @@ from vllm.exceptions import VLLMClientError
 from reasonscale.api import constants as c
 from reasonscale.serving import events, loopback
 from reasonscale.serving.access_log import AccessLog, Entry
+from reasonscale.serving.board import LossesOf
 from reasonscale.serving.budget import BadRequest
 from reasonscale.serving.continuation import Continuation, packed, what_binds
 from reasonscale.serving.errors import GaveUp, error_body
 from reasonscale.serving.limits import InFlight
 from reasonscale.serving.reading import govern, model_of, read_body, request_id, session_of
 from reasonscale.serving.router import LOADS, PLACED
+from reasonscale.serving.routing import Loads
 from reasonscale.serving.settings import ModelSettings
 from reasonscale.serving.stream import error_of, relay
-from reasonscale.serving.takeover import Deaths, Takeover
+from reasonscale.serving.takeover import Takeover, Way
 
 _SECONDS = [0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300, 600, 1800]
 _TPOT = [0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1]
@@ -87,7 +89,7 @@ class Ingress:
             name: Histogram(name, description=name, boundaries=bounds, tag_keys=(_MODEL, _CLS))
             for name, bounds in ((c.M_TTFT, _SECONDS), (c.M_TTFAT, _SECONDS), (c.M_TPOT, _TPOT), (c.M_E2E, _SECONDS))
         }
-        self._deaths: dict[str, Deaths] = {}
+        self._losses = LossesOf()
         self._resumes = Counter(c.M_RESUMES, description=c.M_RESUMES, tag_keys=(_MODEL, _OUTCOME))
         self._pause = Histogram(c.M_RESUME_PAUSE, description=c.M_RESUME_PAUSE, boundaries=_SECONDS, tag_keys=(_MODEL,))
         self._rejected = Counter(c.M_REJECTED, description=c.M_REJECTED, tag_keys=(_MODEL, _REASON))
@@ -95,6 +97,7 @@ class Ingress:
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take new budgets, classes and limits; no engine restarts."""
         self._settings = {name: ModelSettings.from_json(data) for name, data in user_config["models"].items()}
+        self._losses.shared = user_config.get("ingresses", 1) > 1
 
     async def answer(self, request: Request, chat: bool) -> Response:
         """Answer a chat completion (or a completion), streamed or not."""
@@ -177,26 +180,28 @@ class Ingress:
             told[c.HEADER_KEEP] = "1"
         if getattr(typed, "tools", None):
             told[c.HEADER_BY_TOKEN] = "1"
-        handle, deaths = self._handles[model], self._deaths.setdefault(model, Deaths())
+        handle = self._handles[model]
+        loads = LOADS.setdefault(handle.deployment_name, Loads())
 
         def open_stream() -> Any:
-            again = {c.HEADER_AGAIN: str(taken.times)} if taken.times else {}
+            again = {c.HEADER_AGAIN: str(taken.times + taken.moves)} if taken.times + taken.moves else {}
             made = {c.HEADER_MADE: packed(kept.kept)} if kept.kept else {}
             info = RawRequestInfo(headers=told | again | made)
             return (handle.chat if chat else handle.completions).remote(typed, info)
-
-        def avoid(replica: str) -> None:
-            LOADS[handle.deployment_name].avoid(replica, 10 * settings.hang_s)
 
         def resumed(pause_s: float) -> None:
             entry.resumed = taken.times
             self._resumes.inc(tags={_MODEL: model, _OUTCOME: "resumed"})
             self._pause.observe(pause_s, tags={_MODEL: model})
 
-        taken = Takeover(
-            kept, entry.started_s, deaths, hang_s=settings.hang_s, attempts=settings.attempts, open_stream=open_stream,
-            placed=lambda: PLACED.get(unique), avoid=avoid, resumed=resumed,
+        way = Way(
+            open_stream, placed=lambda: PLACED.get(unique), avoid=lambda replica: loads.avoid(replica, 10 * settings.hang_s),
+            leaves=lambda replica: loads.left_for_s(replica) > settings.hand_over_s, room=loads.room, resumed=resumed,
+            moved=lambda: self._resumes.inc(tags={_MODEL: model, _OUTCOME: "moved"}),
         )  # fmt: skip
+        taken = Takeover(
+            kept, entry.time, self._losses.of(model), way, hang_s=settings.hang_s, attempts=settings.attempts
+        )
         call.unique = unique
         return taken
 
@@ -243,6 +248,8 @@ class Ingress:
             return
         call.settled = True
         PLACED.pop(call.unique, None)
+        if call.takeover is not None:
+            call.entry.moved = call.takeover.moves
         if call.takeover is not None and call.takeover.times:
             call.entry.resumed = call.takeover.times
             if status not in (200, _CLIENT_GONE):

@@ -35,6 +35,14 @@ class ExpectedWork(RequestRouter):  # type: ignore[misc]
     def initialize_state(self, **kwargs: Any) -> None:
         self._loads = LOADS.setdefault(self._deployment_id.name, Loads())
 
+    def update_replicas(self, replicas: list[RunningReplica]) -> None:
+        """Take Serve's word for who may be sent to: one that goes is no longer among them."""
+        super().update_replicas(replicas)
+        names = [replica.replica_id.unique_id for replica in replicas]
+        for name in names:
+            self._loads.report(name, {})
+        self._loads.keep(names)
+
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:

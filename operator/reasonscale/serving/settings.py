@@ -39,6 +39,7 @@ class ModelSettings:
     max_in_flight: int = 4096  # requests that one ingress holds; the rest is refused
     hang_s: float = 60.0  # an engine with requests and no token for so long is taken as lost
     attempts: int = 3  # engines that a request is handed on to after its first
+    hand_over_s: float = 1740.0  # what still runs so long after its replica was told to go is handed on, before the cap
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as plain JSON values."""
@@ -76,5 +77,6 @@ def settings_of(resolved: Resolved) -> ModelSettings:
         field_names=tuple(reasoning.field_names),
         classes=tuple((c.name, c.header, c.values) for c in resolved.classes),
         max_waiting=max(64, 8 * resolved.max_num_seqs),
+        hand_over_s=resolved.drain_s - min(60.0, resolved.drain_s / 4),
         max_in_flight=resolved.max_replicas * (resolved.max_num_seqs + max(64, 8 * resolved.max_num_seqs)),
     )

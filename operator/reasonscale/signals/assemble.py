@@ -158,6 +158,7 @@ def assemble(
     else:
         # Nobody learns from it: what was counted meanwhile belongs to the next observation that can be trusted.
         gained, after = {}, replace(before, short_since=short_since)
+    going = live & {_process(s.labels) for s in mine if s.name == c.M_DRAINING and s.value > 0.0}
     observation = Observation(
         time=now,
         window_s=now - before.time if before.time is not None else 0.0,
@@ -165,6 +166,7 @@ def assemble(
         age_s=max(0.0, age) if age is not None else None,
         fleet=fleet,
         classes=_classes(mine, gained, live),
+        draining=_classes(mine, {}, going) if going else {},
         replicas=_replicas(mine, gained, live),
     )
     return observation, after

@@ -13,11 +13,11 @@ from reasonscale.api.load import load_models
 from reasonscale.api.resolve import resolve
 from reasonscale.autoscaler import Record
 from reasonscale.controller.model_loop import Held, ready_replicas
-from reasonscale.controller.status import HISTORY, Found, changed, drain_of, merged, moved, refused, stamp, status_of
+from reasonscale.controller.status import HISTORY, Found, changed, merged, moved, refused, stamp, status_of
 from reasonscale.scaling.decide import decide
 from reasonscale.scaling.policy import policy_of
 from reasonscale.scaling.state import State
-from reasonscale.scaling.types import Fleet, Freshness, Numbers, Observation, ReplicaCounts
+from reasonscale.scaling.types import Fleet, Freshness, Observation
 from reasonscale.signals.assemble import Sample
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "r1-distill-qwen-7b.yaml"
@@ -116,28 +116,11 @@ async def test_replicas_are_starting_until_they_are_ready_and_draining_beyond_th
         ({"kvFullIn": "140s"}, {"kvFullIn": "131s"}, False),
         ({"kvFullIn": None}, {"kvFullIn": "131s"}, True),
         ({"kvFullIn": "131s"}, {"kvFullIn": None}, True),
-        ({}, {"queuedTokens": 0}, True),
+        (None, {"queuedTokens": 0}, True),
         ({}, {"queuedTokens": None}, False),
     ],
 )
 def test_numbers_of_the_load_are_worth_a_write_when_they_say_something_new(
-    before: dict[str, Any], now: dict[str, Any], says_something: bool
+    before: dict[str, Any] | None, now: dict[str, Any], says_something: bool
 ) -> None:
-    assert moved({"demand": before}, {"demand": now}) is says_something
-
-
-def draining(fleet: Fleet, running: tuple[float, ...], numbers: Numbers) -> Record:
-    plain = record(3)
-    replicas = tuple(ReplicaCounts(id=str(n), running=r, steps=100.0, step_seconds=4.0) for n, r in enumerate(running))
-    seen = replace(plain.observation, freshness=Freshness.FRESH, fleet=fleet, replicas=replicas)
-    return replace(plain, observation=seen, decision=replace(plain.decision, numbers=numbers))
-
-
-def test_what_draining_replicas_owe_is_the_share_of_those_that_have_the_least() -> None:
-    owed = Numbers(owed_tokens=85_000.0, queued_tokens=5_000.0)
-    found = drain_of(draining(Fleet(2, 2, (), 1), (30.0, 10.0, 40.0), owed))
-    assert found == {"tokensOwed": 10_000, "expected": "40s"}, "1000 tokens a chain, at 40 ms each"
-    assert moved({"drain": {}}, {"drain": found})
-    assert drain_of(draining(Fleet(2, 2, (), 1), (0.0, 0.0, 0.0), Numbers())) == {"tokensOwed": 0, "expected": "0s"}
-    none = drain_of(draining(Fleet(3, 3), (30.0, 10.0, 40.0), owed))
-    assert set(none.values()) == {None}, "nothing drains: nothing is said, which is not zero"
+    assert moved(before, now) is says_something

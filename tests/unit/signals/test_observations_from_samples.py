@@ -158,3 +158,13 @@ def test_scrapes_that_fail_stretch_the_window_over_what_the_counters_cover() -> 
         _, memory = assemble([], "m", ONE, 100.0 + 5 * i, memory, limit_s=6.0)
     found, _ = assemble(ledger("w", 135.0, arrivals=45), "m", ONE, 135.0, memory, limit_s=6.0)
     assert (found.classes["medium"].arrivals, found.window_s) == (35, 35.0)
+
+
+def test_what_replicas_have_that_go_is_counted_by_itself_and_still_counts_in_the_whole() -> None:
+    going = [Sample(c.M_DRAINING, {"model": "m", "WorkerId": "a"}, 1.0)]
+    staying = [Sample(c.M_DRAINING, {"model": "m", "WorkerId": "b"}, 0.0)]
+    seen, _ = see(ledger("a", 99, reasoning=3) + going + ledger("b", 99, reasoning=4) + staying, 100, fleet=Fleet(1, 1))
+    assert seen.classes["medium"].reasoning[BIN64] == 7
+    assert seen.draining["medium"].reasoning[BIN64] == 3
+    stale, _ = see(ledger("a", 50, reasoning=3) + going + ledger("b", 99, reasoning=4), 100, fleet=Fleet(1, 1))
+    assert stale.draining == {}
