@@ -140,7 +140,7 @@ _ENGINE: Final = (
         "spec.model", ".uri", "!self.uri.startsWith('oci://')",
         "was {self.uri}; oci:// is not supported yet: write hf, s3, gs, pvc or file",
     ),
-    Rule("", ".metadata.name", f"self.metadata.name.matches('{NAME_PATTERN}')", f"was {{self.metadata.name}}; {NAME_SAID}"),
+    Rule("", ".metadata", f"self.metadata.name.matches('{NAME_PATTERN}')", f"was {{self.metadata.name}}; {NAME_SAID}"),
     Rule(
         "spec.model.cache", "", "has(self.persistentVolumeClaim) != has(self.nodeLocal)",
         "needs exactly one of persistentVolumeClaim and nodeLocal",

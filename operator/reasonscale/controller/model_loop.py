@@ -156,7 +156,7 @@ class ModelLoop:
             raise
         except KubeError as error:
             trouble = of_refusal(str(error))
-        found = self._found(resolved, trouble, outcome, held, signals)
+        found = self._found(model, resolved, trouble, outcome, held, signals)
         status = status_of(
             resolved, record, self._status, namespace=self._namespace, generation=meta.get("generation"), found=found,
             now=self._clock(),
@@ -166,7 +166,13 @@ class ModelLoop:
         await self._report(status)
 
     def _found(
-        self, resolved: Resolved, trouble: Cause | None, outcome: Outcome, held: str | None, signals: str | None
+        self,
+        model: ReasoningModel,
+        resolved: Resolved,
+        trouble: Cause | None,
+        outcome: Outcome,
+        held: str | None,
+        signals: str | None,
     ) -> Found:
         pods = self._cluster.pods(self._namespace, resolved.name)
         service = self._cluster.service(self._namespace, resolved.name)
@@ -189,6 +195,7 @@ class ModelLoop:
             rolling = f"cluster {pending['rayClusterName']} starts beside the one that serves"
         return Found(
             trouble=trouble, held=held, held_reason="Frozen" if self._settings.freeze else "Held", signals=signals,
+            image=model.spec.engine.image or self._settings.image,
             signals_reason="ScrapeFailed" if self._settings.direct else "PrometheusDown",
             revision=outcome.revision, update=outcome.update, blocked=outcome.blocked, waiting=waiting_of(pods), rolling=rolling,
         )  # fmt: skip
