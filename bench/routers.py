@@ -51,7 +51,7 @@ def simulated(traces: list[str]) -> dict[str, Any]:
         work = workload.load(name, seed=1)
         for router in SIMULATED:
             options = Options(cold_start_s=120.0, seed=1, router=router)
-            found = run(work, profile, policies.make("ours", setting_of(work, profile, options)), options)
+            found = run(work, profile, policies.make("reasonscale", setting_of(work, profile, options)), options)
             data = found.to_json()
             owed = [went for went, _ in found.owed_at_stop]
             rows.append({
