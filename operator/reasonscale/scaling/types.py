@@ -90,6 +90,7 @@ class Observation:
     replicas: tuple[ReplicaCounts, ...] = ()
     held_requests: float = 0.0  # waiting at the ingress of a model at zero replicas
     draining: Mapping[str, ClassCounts] = field(default_factory=dict)  # of `classes`, what replicas have that go
+    resume_off: bool = False  # lost engines' requests are not handed on for now: too many were lost
 
 
 @dataclass(frozen=True, slots=True)

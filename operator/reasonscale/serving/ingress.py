@@ -97,7 +97,7 @@ class Ingress:
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take new budgets, classes and limits; no engine restarts."""
         self._settings = {name: ModelSettings.from_json(data) for name, data in user_config["models"].items()}
-        self._losses.shared = user_config.get("ingresses", 1) > 1
+        self._losses.share(user_config.get("ingresses", 1) > 1)
 
     async def answer(self, request: Request, chat: bool) -> Response:
         """Answer a chat completion (or a completion), streamed or not."""

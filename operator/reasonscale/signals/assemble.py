@@ -167,6 +167,7 @@ def assemble(
         fleet=fleet,
         classes=_classes(mine, gained, live),
         draining=_classes(mine, {}, going) if going else {},
+        resume_off=any(s.value > 0.0 for s in mine if s.name == c.M_RESUME_OFF),
         replicas=_replicas(mine, gained, live),
     )
     return observation, after
