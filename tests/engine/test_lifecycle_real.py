@@ -225,6 +225,19 @@ def test_what_still_runs_shortly_before_the_cap_goes_on_in_another_replica(
     fleet.put(with_replicas(before, fleet, 1))
 
 
+def test_an_ingress_that_goes_finishes_its_streams(fleet: Any, undisturbed: list[Heard]) -> None:
+    fleet.wait_replicas_of(INGRESS, 2)
+    load = Load(fleet, [asked(fleet, q) for q in questions(STREAMS)])
+    load.wait_events(600)
+    fleet.put(with_replicas(fleet.config, fleet, 1, INGRESS))
+    heard = load.end()
+    whole(heard)
+    assert [h.said for h in heard] == [h.said for h in undisturbed]
+    fleet.put(with_replicas(fleet.config, fleet, 2, INGRESS))
+    fleet.wait_replicas_of(INGRESS, 2)
+    fleet.wait_all_idle()
+
+
 def test_a_killed_ingress_ends_its_own_streams_alone_and_they_may_be_sent_again(
     fleet: Any, undisturbed: list[Heard]
 ) -> None:
