@@ -13,7 +13,7 @@ PYTEST := $(PY) -m pytest
 DATA ?= ../shared/data
 
 .PHONY: help setup demo test test-unit test-engine lint format lock bench bench-forecast bench-validate bench-decide bench-budget \
-	bench-ledger bench-replicas bench-tax bench-quick bench-tune bench-autoscalers test-kube reference scan soak clean
+	bench-ledger bench-replicas bench-routers bench-tax bench-quick bench-tune bench-autoscalers test-kube reference scan soak clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -57,7 +57,7 @@ reference: setup ## Renew crds/ and docs/reference.md from the models
 lock: setup ## Renew the hash-locked requirements
 	@PATH="$$PWD/.venv/bin:$$PATH" scripts/lock.sh --upgrade
 
-bench: bench-forecast bench-decide bench-budget bench-ledger bench-replicas bench-tax bench-autoscalers ## All benchmarks, one after another: many hours; goes on where it was interrupted
+bench: bench-forecast bench-decide bench-budget bench-ledger bench-replicas bench-routers bench-tax bench-autoscalers ## All benchmarks, one after another: many hours; goes on where it was interrupted
 
 bench-quick: setup ## Ours against eighteen autoscalers on three traces, in the simulator: under three minutes
 	@$(PY) -m bench.autoscalers quick --data $(DATA)
@@ -85,6 +85,10 @@ bench-ledger: setup ## What the ledger costs a token
 
 bench-tax: setup ## The whole stack against a bare vLLM
 	@$(PY) -m bench.tax
+
+bench-routers: setup ## Our router against Ray's, in the simulator and for real
+	@$(PY) -m bench.routers simulated
+	@$(PY) -m bench.routers real
 
 bench-replicas: setup ## One replica against two
 	@$(PY) -m bench.replicas

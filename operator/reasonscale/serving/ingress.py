@@ -108,7 +108,7 @@ class Ingress:
         """Take new budgets, classes and limits; no engine restarts."""
         self._settings = {name: ModelSettings.from_json(data) for name, data in user_config["models"].items()}
         self._holds.configure(self._settings)
-        self._losses.shared = user_config.get("ingresses", 1) > 1
+        self._losses.share(user_config.get("ingresses", 1) > 1)
 
     def _gate(self, settings: ModelSettings) -> Entrance:
         name, gate = self._handles[settings.model].deployment_name, self._gates.get(settings.model)
