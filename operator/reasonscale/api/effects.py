@@ -39,6 +39,7 @@ EFFECTS: Final[dict[str, Effect]] = {
     "spec.parallelism.pipeline": Effect.CLUSTER,
     "spec.parallelism.data": Effect.CLUSTER,
     "spec.parallelism.expert": Effect.ENGINES,
+    "spec.accelerator.fraction": Effect.ENGINES,
     "spec.accelerator": Effect.CLUSTER,
     "spec.reasoning.parser": Effect.ENGINES,
     "spec.reasoning.mode": Effect.IN_PLACE,
@@ -66,6 +67,7 @@ EXCEPTIONS: Final[dict[str, str]] = {
     "spec.model.uri": "from one claim of a `pvc://` to another, or to or from `pvc://`: new cluster",
     "spec.reasoning.mode": "to or from `Never`: engines, since the parser goes or comes",
     "spec.engine.args": "with `rollout.strategy: Surge` whatever says engines starts a new cluster beside the old",
+    "spec.accelerator.fraction": "on CPU nothing: there is no GPU to share",
     "spec.accelerator.product": "on CPU nothing: there is no GPU to choose",
 }
 
