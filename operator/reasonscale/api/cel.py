@@ -141,6 +141,16 @@ _ENGINE: Final = (
         "was {self.uri}; oci:// is not supported yet: write hf, s3, gs, pvc or file",
     ),
     Rule("", ".metadata", f"self.metadata.name.matches('{NAME_PATTERN}')", f"was {{self.metadata.name}}; {NAME_SAID}"),
+        "spec", ".accelerator.fraction",
+        "self.accelerator.fraction == 100 || self.parallelism.tensor * self.parallelism.pipeline * self.parallelism.data == 1",
+        "was {self.accelerator.fraction}; a replica of {self.parallelism.tensor * self.parallelism.pipeline * self.parallelism.data} "
+        "GPUs takes whole ones: leave it out, or set parallelism to 1",
+    ),
+    Rule(
+        "spec", ".engine.args",
+        "self.accelerator.fraction == 100 || !has(self.engine.args) || !('gpu_memory_utilization' in self.engine.args)",
+        "gpu_memory_utilization follows from spec.accelerator.fraction, {self.accelerator.fraction}: leave one of the two out",
+    ),
     Rule(
         "spec.model.cache", "", "has(self.persistentVolumeClaim) != has(self.nodeLocal)",
         "needs exactly one of persistentVolumeClaim and nodeLocal",

@@ -16,8 +16,8 @@ ROUTER = "reasonscale.serving.router:ExpectedWork"
 
 
 def _llm_config(args: dict[str, Any]) -> LLMConfig:
-    gpus = int(args["gpus"])
-    bundles: list[dict[str, float]] = [{"CPU": 1, "GPU": 1} for _ in range(gpus)] or [{"CPU": 0.5}]
+    gpus, share = int(args["gpus"]), float(args.get("gpu_share", 1.0))
+    bundles: list[dict[str, float]] = [{"CPU": 1, "GPU": share} for _ in range(gpus)] or [{"CPU": 0.5}]
     bundles[0] |= args.get("resources", {})  # one of these a pod: an engine has its pods for itself
     return LLMConfig(
         model_loading_config={"model_id": args["model_id"], "model_source": args["model_source"]},
