@@ -141,6 +141,7 @@ _ENGINE: Final = (
         "was {self.uri}; oci:// is not supported yet: write hf, s3, gs, pvc or file",
     ),
     Rule("", ".metadata", f"self.metadata.name.matches('{NAME_PATTERN}')", f"was {{self.metadata.name}}; {NAME_SAID}"),
+    Rule(
         "spec", ".accelerator.fraction",
         "self.accelerator.fraction == 100 || self.parallelism.tensor * self.parallelism.pipeline * self.parallelism.data == 1",
         "was {self.accelerator.fraction}; a replica of {self.parallelism.tensor * self.parallelism.pipeline * self.parallelism.data} "
