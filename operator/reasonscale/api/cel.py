@@ -64,14 +64,6 @@ _ARGS: Final = _names(sorted(ALLOWED))
 _EFFORTS: Final = _names(EFFORT_NAMES)
 _COUNTS: Final = ("max_num_seqs", "max_num_batched_tokens", "block_size", "num_gpu_blocks_override")
 
-_NOT_YET: Final = (
-    Rule("spec.reasoning", ".underPressure", "!has(self.underPressure)", "not supported yet: leave it out"),
-    Rule(
-        "spec", ".classes", "!has(self.classes) || self.classes.all(c, c.weight == 1)",
-        "weights other than 1 are not supported yet: leave weight out",
-    ),
-)  # fmt: skip
-
 _SCALING: Final = (
     Rule(
         "spec.scaling", ".minReplicas", "self.minReplicas <= self.maxReplicas",
@@ -148,7 +140,17 @@ _ENGINE: Final = (
         "spec.model", ".uri", "!self.uri.startsWith('oci://')",
         "was {self.uri}; oci:// is not supported yet: write hf, s3, gs, pvc or file",
     ),
-    Rule("", ".metadata.name", f"self.metadata.name.matches('{NAME_PATTERN}')", f"was {{self.metadata.name}}; {NAME_SAID}"),
+    Rule("", ".metadata", f"self.metadata.name.matches('{NAME_PATTERN}')", f"was {{self.metadata.name}}; {NAME_SAID}"),
+        "spec", ".accelerator.fraction",
+        "self.accelerator.fraction == 100 || self.parallelism.tensor * self.parallelism.pipeline * self.parallelism.data == 1",
+        "was {self.accelerator.fraction}; a replica of {self.parallelism.tensor * self.parallelism.pipeline * self.parallelism.data} "
+        "GPUs takes whole ones: leave it out, or set parallelism to 1",
+    ),
+    Rule(
+        "spec", ".engine.args",
+        "self.accelerator.fraction == 100 || !has(self.engine.args) || !('gpu_memory_utilization' in self.engine.args)",
+        "gpu_memory_utilization follows from spec.accelerator.fraction, {self.accelerator.fraction}: leave one of the two out",
+    ),
     Rule(
         "spec.model.cache", "", "has(self.persistentVolumeClaim) != has(self.nodeLocal)",
         "needs exactly one of persistentVolumeClaim and nodeLocal",
@@ -177,6 +179,11 @@ _REASONING: Final = (
         "was {self.default}; it exceeds budget.max {self.max}",
     ),
     Rule(
+        "spec.reasoning", ".underPressure.floor",
+        "!has(self.underPressure) || !has(self.budget.default) || self.underPressure.floor <= self.budget.default",
+        "was {self.underPressure.floor}; it exceeds budget.default {self.budget.default}",
+    ),
+    Rule(
         "spec", ".reasoning.budget.default",
         f"!has({_CONTEXT}) || has({_BUDGET}.max) || !has({_BUDGET}.default) || {_BUDGET}.default <= {_CONTEXT} - {_RESERVE}",
         f"was {{{_BUDGET}.default}}; with answerReserve {{{_RESERVE}}} it exceeds maxModelLen {{{_CONTEXT}}}",
@@ -203,4 +210,4 @@ _REASONING: Final = (
     ),
 )  # fmt: skip
 
-RULES: Final[tuple[Rule, ...]] = (*_NOT_YET, *_SCALING, *_ZERO, *_ENGINE, *_REASONING)
+RULES: Final[tuple[Rule, ...]] = (*_SCALING, *_ZERO, *_ENGINE, *_REASONING)

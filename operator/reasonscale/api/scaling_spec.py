@@ -32,7 +32,9 @@ class Budget(Part):
 class UnderPressure(Part):
     """How default budgets shrink under overload."""
 
-    floor: int = Field(default=1024, ge=1, le=1_000_000, description="Never below so many tokens.")
+    floor: int = Field(
+        default=1024, ge=1, le=1_000_000, description="The default budget is never below so many tokens."
+    )
     steps: int = Field(default=4, ge=1, le=16, description="In so many steps.")
 
 
@@ -67,7 +69,8 @@ class ObjectivesSpec(Part):
     ttft_per_prompt_token: Duration = Field(default="250us", description="What each prompt token may add to it.")
     tpot: Duration = Field(default="50ms", description="Time per output token.")
     max_queue: Duration = Field(
-        default="10s", description="Longest wait before a request is refused; not enforced yet."
+        default="10s",
+        description="Longest wait for an engine; who would wait longer is answered 429 with the time to come back at.",
     )
     attainment_percent: int = Field(default=99, ge=50, le=99, description="Share of requests that shall meet them.")
 
@@ -131,7 +134,9 @@ class RequestClass(Part):
 
     name: Name = Field(description="Name of the class, a metric's label.")
     match: Match = Field(description="Which requests belong to it.")
-    weight: int = Field(default=1, ge=1, le=1000, description="Its share against the other classes.")
+    weight: int = Field(
+        default=1, ge=1, le=1000, description="Its share of the tokens against the other classes, while they wait."
+    )
 
 
 class Drain(Part):

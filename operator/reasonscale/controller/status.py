@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
 from reasonscale.api import constants as c
@@ -61,8 +61,15 @@ class Found:
     revision: str | None = None  # of the rendering that runs
     update: str | None = None  # what another rendering would change
     blocked: str | None = None  # why a rollout does not begin
+    image: str = ""  # of the engines
     waiting: str | None = None  # what pods do before they are ready
     rolling: str | None = None  # what a rollout under way does
+
+
+_RESUME_OFF: Final = (
+    "engines were lost again and again, so that their requests end with engine_lost instead of going on in another; "
+    "it turns on again by itself ten minutes after the last: look why engines die"
+)
 
 
 def _conditions(record: Record | None, found: Found) -> list[dict[str, Any]]:
@@ -97,6 +104,8 @@ def _conditions(record: Record | None, found: Found) -> list[dict[str, Any]]:
         out.append(condition("Progressing", False, "Settled", "nothing is being started or replaced"))
     if found.trouble is not None:
         out.append(condition("Degraded", True, *found.trouble))
+    elif record is not None and record.observation.resume_off:
+        out.append(condition("Degraded", True, "ResumeOff", _RESUME_OFF))
     else:
         out.append(condition("Degraded", False, "AsWanted", "everything is applied"))
     if found.update:
@@ -165,7 +174,11 @@ def status_of(
             "model": resolved.served_name, "parser": resolved.reasoning.parser or "none", "maxModelLen": resolved.max_model_len,
             "maxNumSeqs": resolved.max_num_seqs, "maxNumBatchedTokens": resolved.max_num_batched_tokens,
             "gpusPerReplica": resolved.gpus_per_replica, "mode": resolved.mode,
-            "budget": {k: v for k, v in asdict(resolved.reasoning).items() if k in ("budget_default", "budget_max", "answer_reserve")},
+            "image": found.image,
+            "budget": {
+                "default": resolved.reasoning.budget_default, "max": resolved.reasoning.budget_max,
+                "answerReserve": resolved.reasoning.answer_reserve,
+            },
         },
     }  # fmt: skip
     if record is None:

@@ -48,6 +48,11 @@ def decide(seen: Observation, policy: Policy, state: State) -> tuple[Decision, S
         message = f"{message}; {choice.wanted} replicas wanted, maxReplicas is {policy.max_replicas}"
     elif target != choice.target:
         message = f"{message}; bounds {policy.min_replicas} to {policy.max_replicas}"
+    going = seen.fleet.draining
+    free = max(seen.fleet.target, policy.max_replicas - going)  # a replica that drains holds its GPUs until it is gone
+    if target > free:
+        target, limited = free, True
+        message = f"{message}; {going} of maxReplicas {policy.max_replicas} finish their chains first"
     if target < seen.fleet.target and policy.mode is not Mode.RECOMMEND:
         after = replace(after, last_down=seen.time)
     return _decision(seen, policy, target, reason, message, outlook.numbers, limited), after
@@ -141,6 +146,8 @@ def _choose(fleet: Fleet, policy: Policy, state: State, outlook: Outlook) -> tup
     preempting = state.preempting_ticks >= PREEMPTING_TICKS and state.preemptions_per_s > 0.0
     if outlook.queue_over_objective and numbers.need_queue > want:
         want, reason = numbers.need_queue, c.REASON_QUEUE
+    if outlook.kv_near_full and numbers.need_kv > want:
+        want, reason = numbers.need_kv, c.REASON_KV
     if preempting and not fleet.starting_s and want <= fleet.ready:
         want, reason = float(fleet.ready + 1), c.REASON_PREEMPTION
     overdue = sum(1 for age in fleet.starting_s if age > OVERDUE * start_s)

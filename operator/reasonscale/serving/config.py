@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from reasonscale.api.resolve import Resolved
 from reasonscale.serving.numbers import numbered
-from reasonscale.serving.settings import LOCAL_START_PRIOR_S, START_PRIOR_S, settings_of
+from reasonscale.serving.settings import LOCAL_START_PRIOR_S, START_PRIOR_S, seats_of, settings_of
 
 IMPORT_PATH: Final = "reasonscale.serving.app:build"
 INGRESS: Final = "Ingress"
@@ -83,12 +83,17 @@ def model_args(
     here = dict((LOOPBACK_ENV if gpus else LOCAL_ENV) if local else ({} if gpus else CPU_ENV))
     if local and resolved.model_source.startswith("/"):
         here |= OFFLINE_ENV
+    kwargs = engine_kwargs(resolved)
+    if gpus and resolved.gpu_share < 1.0:
+        kwargs["gpu_memory_utilization"] = resolved.gpu_memory_utilization
     return {
         "model_id": resolved.served_name,
         "model_source": resolved.model_source,
         "deployment": deployment_name(resolved),
-        "engine_kwargs": engine_kwargs(resolved),
+        "engine_kwargs": kwargs,
         "gpus": resolved.gpus_per_replica if gpus else 0,
+        # In a cluster a pod has its GPU, or its device plugin's part of one, for itself.
+        **({"gpu_share": resolved.gpu_share} if gpus and local and resolved.gpu_share < 1.0 else {}),
         "resources": dict(resources or {}),
         "env": {**COMMON_ENV, **here, **env},
         # Only where it is so: whatever stands here restarts engines when it changes.
@@ -117,6 +122,10 @@ def serve_app(
             "name": deployment_name(m),
             **numbered(replicas[m.name], sleeps=m.sleep is not None),
             "user_config": settings[m.served_name],
+            # What is beyond the seats waits at the gate of the ingress. The room above is for what goes on here after
+            # its engine was lost, and for two ingresses that fill the same seat; past it Serve holds requests itself
+            # and gives them to whichever replica has room.
+            "max_ongoing_requests": 2 * seats_of(m) + 64,
             # A drain ends by itself with its last request, so that a long cap costs nothing.
             "graceful_shutdown_timeout_s": m.drain_s,
             "graceful_shutdown_wait_loop_s": 1.0,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from reasonscale.api.families import Switch
 from reasonscale.api.resolve import Resolved
+from reasonscale.scaling.policy import length_priors
 
 CRASH_ENV = "REASONSCALE_TEST_CRASH_ON"  # for tests: an engine dies of a prompt that holds this text
 MAX_BODY_BYTES = 4 * 1024 * 1024
@@ -50,6 +51,13 @@ class ModelSettings:
     classes: tuple[tuple[str, str, tuple[str, ...]], ...]  # name, header in lower case, its values
     max_waiting: int  # requests waiting for their first token that one replica accepts
     max_in_flight: int = 4096  # requests that one ingress holds; the rest is refused
+    seats: int = 256  # sequences that one replica runs at once
+    max_queue_s: float = 10.0  # who would wait longer for an engine is refused
+    tpot_s: float = 0.05  # the objective: what a token takes until it has been seen
+    weights: Mapping[str, float] = field(default_factory=dict)  # shares of classes; 1 where not named
+    expected: Mapping[str, float] = field(default_factory=dict)  # output tokens by class until some have been seen
+    pressure_floor: int | None = None  # the default budget shrinks to it under pressure; None: never
+    pressure_steps: int = 0
     hang_s: float = 60.0  # an engine with requests and no token for so long is taken as lost
     attempts: int = 3  # engines that a request is handed on to after its first
     hold: HoldLimits | None = None  # of a model that may sleep at zero replicas
@@ -91,6 +99,11 @@ def hold_limits(resolved: Resolved, ingress_replicas: int, start_s: float) -> Ho
     )
 
 
+def seats_of(resolved: Resolved) -> int:
+    """Return the sequences that one replica runs at once: each of its data-parallel engines has a batch of its own."""
+    return resolved.max_num_seqs * resolved.data
+
+
 def settings_of(resolved: Resolved, *, ingress_replicas: int = 1, start_s: float = START_PRIOR_S) -> ModelSettings:
     """Return what the ingress is told of a model."""
     reasoning = resolved.reasoning
@@ -116,4 +129,11 @@ def settings_of(resolved: Resolved, *, ingress_replicas: int = 1, start_s: float
         hold=hold_limits(resolved, ingress_replicas, start_s),
         hand_over_s=resolved.drain_s - min(60.0, resolved.drain_s / 4),
         max_in_flight=resolved.max_replicas * (resolved.max_num_seqs + max(64, 8 * resolved.max_num_seqs)),
+        seats=seats_of(resolved),
+        max_queue_s=resolved.max_queue_s,
+        tpot_s=resolved.tpot_s,
+        weights={c.name: float(c.weight) for c in resolved.classes},
+        expected=length_priors(resolved),
+        pressure_floor=reasoning.pressure_floor,
+        pressure_steps=reasoning.pressure_steps if reasoning.pressure_floor is not None else 0,
     )

@@ -273,15 +273,10 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         "spec.scaling.scaleToZero.hold.maxRequests",
         "was 0; input should be greater than or equal to 1",
     ),
-    "shrinking under pressure": (
-        resource({"reasoning": {"underPressure": {}}}),
-        "spec.reasoning.underPressure",
-        "not supported yet: leave it out",
-    ),
-    "class weights": (
-        resource({"classes": [{"name": "a", "match": {"header": "x", "values": ["1"]}, "weight": 2}]}),
-        "spec.classes",
-        "weights other than 1 are not supported yet: leave weight out",
+    "a floor above the default that shrinks to it": (
+        resource({"reasoning": {"budget": {"default": 512}, "underPressure": {"floor": 1024}}}),
+        "spec.reasoning.underPressure.floor",
+        "was 1024; it exceeds budget.default 512",
     ),
 }
 

@@ -46,6 +46,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "spec.reasoning.efforts": ({"low": 512}, {}),
     "spec.reasoning.expose": ("Hidden", {}),
     "spec.reasoning.fieldNames": (["reasoning"], {}),
+    "spec.reasoning.underPressure": ({"floor": 512, "steps": 2}, {}),
     "spec.scaling.maxReplicas": (6, {}),
     "spec.scaling.minReplicas": (2, {}),
     "spec.scaling.mode": ("External", {}),
@@ -92,7 +93,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "spec.replicas": (3, {}),
 }
 # One value alone is possible, or the field is refused as not supported yet, or others work on it: said, and looked at when it comes.
-UNCHANGED = {"spec.engine.name", "spec.parallelism.data", "spec.reasoning.underPressure"}
+UNCHANGED = {"spec.engine.name", "spec.parallelism.data"}
 
 
 def leaves(node: dict[str, Any], path: str) -> list[str]:
