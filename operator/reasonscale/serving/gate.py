@@ -21,7 +21,9 @@ from reasonscale.serving.shares import Shares
 PROMPT_COST: Final = 0.1  # of a token made: prompts are computed many tokens at a time
 SURE: Final = 1.64  # deviations: nineteen in twenty that are let in start in time
 BOOKED: Final = 0.8  # of what is made is promised ahead: lengths scatter, and a line without slack never recovers
-UNSEEN_TPOT: Final = 0.5  # of the objective: what a token is taken to last before one was seen; a guess refuses nobody lightly
+UNSEEN_TPOT: Final = (
+    0.5  # of the objective: what a token is taken to last before one was seen; a guess refuses nobody lightly
+)
 SPEED_KEEP_S: Final = 10.0
 ACTIVE_S: Final = 60.0  # a class that has asked within it counts as one of those that share
 LONGEST_RETRY_S: Final = 3600
