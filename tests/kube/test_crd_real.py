@@ -64,6 +64,7 @@ NOT_FOR_CEL = {
     "a field misspelt",
     "a nested field misspelt",
     "a native effort of a family without one",
+    "shrinking what has no budget",
     "R1 told never to think",
     "weights that don't fit",
     # Shapes of Kubernetes' own, which the definition leaves as they are.
