@@ -163,6 +163,10 @@ _REASONING: Final = (
         "was {self.default}; it exceeds budget.max {self.max}",
     ),
     Rule(
+        "spec.reasoning", ".underPressure", "!has(self.underPressure) || (self.parser != 'none' && self.mode != 'Never')",
+        "was set, but this model does not reason: it has no default budget to shrink; leave it out",
+    ),
+    Rule(
         "spec.reasoning", ".underPressure.floor",
         "!has(self.underPressure) || !has(self.budget.default) || self.underPressure.floor <= self.budget.default",
         "was {self.underPressure.floor}; it exceeds budget.default {self.budget.default}",
