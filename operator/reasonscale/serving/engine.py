@@ -41,6 +41,8 @@ class Asked:
     fresh: list[int] = field(default_factory=list)  # tokens that it was not told of yet
     mark: int | None = None  # of its prompt; not told yet
     arriving: bool = True  # not in the ledger yet: its prompt is being made
+    ingress: str = ""  # which sent it
+    sequences: int = 0  # choices of all its prompts that have begun
 
     @classmethod
     def of(cls, headers: Mapping[str, str]) -> Asked:
@@ -49,7 +51,7 @@ class Asked:
         return cls(
             headers.get(c.HEADER_CLASS, c.CLASS_MEDIUM), max(1, int(most)) if most.isdigit() else None,
             int(created) if created.isdigit() else None, unpacked(made) if made else [],
-            c.HEADER_BY_TOKEN in headers, c.HEADER_KEEP in headers,
+            c.HEADER_BY_TOKEN in headers, c.HEADER_KEEP in headers, ingress=headers.get(c.HEADER_INGRESS, ""),
         )  # fmt: skip
 
 
@@ -146,6 +148,7 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
         rid, ledger = request_id, self.ledger
         asked = self._asked_of(rid)
         asked.arriving = False
+        asked.sequences += sampling_params.n or 1
         prompt_ids = (
             prompt.get("prompt_token_ids") if isinstance(prompt, dict) else getattr(prompt, "prompt_token_ids", None)
         )
@@ -267,6 +270,13 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
                 tracker.feed(new)
                 self._keep(rid, new)
                 self.ledger.progress(rid, tracker.generated, tracker.reasoning_tokens, tracker.answering)
+
+    def by_ingress(self) -> dict[str, int]:
+        """Return the sequences that are here, by the ingress that sent them."""
+        found: dict[str, int] = {}
+        for asked in self._asked.values():
+            found[asked.ingress] = found.get(asked.ingress, 0) + max(1, asked.sequences)
+        return found
 
     def retry_after_s(self) -> int:
         """Return when a place should be free: what waits at the rate of late, between 1 and 60 s."""
