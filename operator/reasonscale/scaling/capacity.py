@@ -9,7 +9,8 @@ from reasonscale.scaling.types import Policy, ReplicaCounts, StepTime
 
 MEMORY_HALF_LIFE_S = 1800.0
 TPOT_HALF_LIFE_S = 20.0
-AIM = 0.78  # of the objective for time per output token: its tail, not its mean, is what the objective asks for
+AIM = 0.85  # of the objective for time per output token: its tail, not its mean, is what the objective asks for
+MOST = 0.92
 LEAST_STEPS = 5.0  # of a replica in one tick
 NOISE = 0.1  # relative, of the mean step time over one tick
 
@@ -120,19 +121,20 @@ class Capacity:
     """One replica: its step time, seats and usable KV tokens (None: unknown)."""
 
     step: StepTime
-    aim_s: float
+    aim_s: float  # time per token that the mean of a forecast is held to
+    most_s: float  # and that its high quantile is held to
     seats: float
     kv_tokens: float | None  # all of it
     kv_usable_tokens: float | None  # less the headroom
 
-    def concurrency_need(self, inflight: float, kv_tokens: float, prefill_share: float) -> float:
-        """Return the replicas that keep the time per token at the aim and give everyone a seat.
+    def concurrency_need(self, inflight: float, kv_tokens: float, prefill_share: float, pace_s: float) -> float:
+        """Return the replicas that keep the time per token at `pace_s` and give everyone a seat.
 
         From t = a + (b B + c K) / n, stretched by the share rho / n of time that prefill takes:
-        n = (b B + c K + aim rho) / (aim - a).
+        n = (b B + c K + t rho) / (t - a).
         """
-        work = self.step.b * inflight + self.step.c * kv_tokens + self.aim_s * prefill_share
-        return max(work / (self.aim_s - self.step.a), inflight / self.seats)
+        work = self.step.b * inflight + self.step.c * kv_tokens + pace_s * prefill_share
+        return max(work / (pace_s - self.step.a), inflight / self.seats)
 
     def prefill_need(self, prefill_share: float) -> float:
         """Return the replicas that prefill alone asks for."""
@@ -150,4 +152,5 @@ def capacity_of(step: StepTime, policy: Policy, reported: Iterable[ReplicaCounts
     # An engine whose empty step is slower than the objective can't meet it with any number of replicas: then aim at
     # what it can do, so that the need stays finite.
     aim = max(AIM * policy.objectives.tpot_s, 1.3 * step.a)
-    return Capacity(step, aim, float(policy.max_num_seqs), kv, kv * (1.0 - policy.kv_headroom) if kv else None)
+    most = max(MOST * policy.objectives.tpot_s, aim)
+    return Capacity(step, aim, most, float(policy.max_num_seqs), kv, kv * (1.0 - policy.kv_headroom) if kv else None)

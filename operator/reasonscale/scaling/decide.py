@@ -12,6 +12,7 @@ from reasonscale.scaling.state import Rise, State, learn, learn_fleet, start_tim
 from reasonscale.scaling.types import Decision, Fleet, Freshness, Mode, Numbers, Observation, Policy
 
 ROUNDING = 0.02  # 2.01 replicas are 2
+YOUNG = GROUND = True
 DOWN_MARGIN = 1.1  # what is left must carry a tenth more than the forecast
 PREEMPTING_TICKS = 2  # in a row: one alone may be a single long prompt
 OVERDUE = 2.0  # times the usual start: such a replica may never come
@@ -130,7 +131,7 @@ def _choose(fleet: Fleet, policy: Policy, state: State, outlook: Outlook) -> tup
 
     least = max(1, _up(DOWN_MARGIN * outlook.need_throughout))
     calm = least < current and wanted <= current and outlook.excess <= 0.0 and state.preempting_ticks == 0
-    calm = calm and not outlook.queue_over_objective
+    calm = calm and not outlook.queue_over_objective and not (YOUNG and outlook.young)
     now = numbers_time(state)
     state = replace(state, calm_since=(now if state.calm_since is None else state.calm_since) if calm else None)
 
@@ -138,7 +139,8 @@ def _choose(fleet: Fleet, policy: Policy, state: State, outlook: Outlook) -> tup
         text = words.why_up(reason, numbers, start_s, outlook.drain_s, outlook.ttft_allowed_s)
         if state.stuck_since is not None:
             return _Choice(current, wanted, c.REASON_HOLD, f"{text}; more replicas have not helped so far"), state
-        most = max(ceil(fleet.ready * policy.rates.up_max_factor), fleet.ready + policy.rates.up_max_step)
+        ground = max(fleet.ready, current) if GROUND else fleet.ready
+        most = max(ceil(ground * policy.rates.up_max_factor), ground + policy.rates.up_max_step)
         return _Choice(max(current, min(wanted, most)), wanted, reason, text), state
     if calm and state.calm_since is not None and _may_go(state, policy, now):
         target = max(least, current - policy.rates.down_max_step)

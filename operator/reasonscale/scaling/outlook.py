@@ -18,6 +18,8 @@ from reasonscale.scaling.types import ClassCounts, Numbers, Observation, Policy
 
 MEAN_PRIOR_TOKENS = 1000.0
 LONGEST_DRAIN_S = 600.0
+KVH = 0.9
+SHORT = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,7 @@ class Outlook:
     ttft_allowed_s: float
     queue_over_objective: bool
     excess: float  # requests waiting for a seat
+    young: bool  # no forecast for the horizon has come due yet
     trend: Trend  # for the next look
 
 
@@ -166,11 +169,22 @@ def look(seen: Observation, policy: Policy, state: State) -> Outlook:
     at = points[times.index(horizon)]
     prefill_share = sum(load.rate.per_s * (load.rate.prompt_tokens or 0.0) for load in loads) * step.d
 
-    def need_at(point: Point) -> float:
+    def pace_need(point: Point) -> float:
         return max(
-            capacity.concurrency_need(point.inflight_high, point.kv_high_tokens, prefill_share),
-            capacity.kv_need(point.kv_high_tokens),
+            capacity.concurrency_need(point.inflight, point.kv_tokens, prefill_share, capacity.aim_s),
+            capacity.concurrency_need(point.inflight_high, point.kv_high_tokens, prefill_share, capacity.most_s),
         )
+
+    def kv_need(point: Point) -> float:
+        return max(capacity.kv_need(point.kv_tokens), KVH * capacity.kv_need(point.kv_high_tokens))
+
+    def need_at(point: Point) -> float:
+        return max(pace_need(point), kv_need(point))
+
+    def mean_need(point: Point) -> float:
+        return max(
+            capacity.concurrency_need(point.inflight, point.kv_tokens, prefill_share, capacity.aim_s),
+            capacity.kv_need(point.kv_tokens))
 
     waits = _waits(seen, policy, loads, capacity, (running, left, excess), tpot_s)
     numbers = Numbers(
@@ -183,8 +197,8 @@ def look(seen: Observation, policy: Policy, state: State) -> Outlook:
         kv_full_in_s=_kv_full_in_s(points, (capacity.kv_tokens or 0.0) * seen.fleet.ready),
         horizon_s=horizon,
         arrival_rate=rate,
-        need_concurrency=capacity.concurrency_need(at.inflight_high, at.kv_high_tokens, prefill_share),
-        need_kv=capacity.kv_need(at.kv_high_tokens),
+        need_concurrency=pace_need(at),
+        need_kv=kv_need(at),
         need_prefill=capacity.prefill_need(prefill_share),
         need_queue=waits.need,
         waiting=waiting,
@@ -193,11 +207,12 @@ def look(seen: Observation, policy: Policy, state: State) -> Outlook:
     return Outlook(
         numbers=numbers,
         need=need_at(at),
-        need_throughout=max(need_at(point) for point in points if point.after_s <= far),
+        need_throughout=max(max(need_at(point) for point in points if point.after_s <= (horizon if SHORT else far)), max(mean_need(point) for point in points if point.after_s <= far)),
         drain_s=waits.drain_s,
         ttft_allowed_s=waits.allowed_s,
         queue_over_objective=waits.need > 0.0,
         excess=excess,
+        young=trend.since is None or seen.time - trend.since < horizon,
         trend=trend,
     )
 
