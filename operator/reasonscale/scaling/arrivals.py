@@ -34,6 +34,7 @@ class Arrivals:
     quiet_s: float = 0.0  # since the last arrival
     prompt_n: float = 0.0
     prompt_tokens: float = 0.0
+    prompt_squares: float = 0.0  # squared deviations of a tick's prompt tokens from the expected: rate x E[prompt^2]
     excess: float = 0.0  # squared deviations of counts from the rate
     expected: float = 0.0
 
@@ -46,6 +47,7 @@ class Rate:
     variance: float
     fano: float
     prompt_tokens: float | None  # mean of a request; None: none has come yet
+    prompt_squares: float = 0.0  # of all that come in a second
 
     def deviation(self, after_s: float) -> float:
         """Return the standard deviation of the rate so far ahead: of its estimate, and of its wandering until then."""
@@ -55,7 +57,9 @@ class Rate:
 def add(memory: Arrivals, arrivals: float, prompt_tokens: float, dt_s: float) -> Arrivals:
     """Return the memory `dt_s` seconds later, in which `arrivals` requests came."""
     fresh, fast, slow = (0.5 ** (dt_s / h) for h in (FRESH_HALF_LIFE_S, FAST_HALF_LIFE_S, SLOW_HALF_LIFE_S))
-    expected = rate_of(memory).per_s * dt_s
+    rate = rate_of(memory)
+    expected = rate.per_s * dt_s
+    more = prompt_tokens - expected * (rate.prompt_tokens or 0.0)
     return Arrivals(
         fresh_n=memory.fresh_n * fresh + arrivals,
         fresh_s=memory.fresh_s * fresh + dt_s,
@@ -66,6 +70,7 @@ def add(memory: Arrivals, arrivals: float, prompt_tokens: float, dt_s: float) ->
         quiet_s=0.0 if arrivals > 0 else memory.quiet_s + dt_s,
         prompt_n=memory.prompt_n * slow + arrivals,
         prompt_tokens=memory.prompt_tokens * slow + prompt_tokens,
+        prompt_squares=memory.prompt_squares * slow + (more * more if rate.prompt_tokens is not None else 0.0),
         excess=memory.excess * slow + (arrivals - expected) ** 2,
         expected=memory.expected * slow + expected,
     )
@@ -98,4 +103,5 @@ def rate_of(memory: Arrivals) -> Rate:
     if memory.quiet_s > 0.0:
         per_s = min(per_s, GAP_EVENTS / memory.quiet_s)
     prompt = memory.prompt_tokens / memory.prompt_n if memory.prompt_n > 0.01 else None
-    return Rate(per_s=per_s, variance=per_s * fano / s, fano=fano, prompt_tokens=prompt)
+    squares = memory.prompt_squares / memory.slow_s if memory.slow_s > 0.0 else 0.0
+    return Rate(per_s, per_s * fano / s, fano, prompt, squares)

@@ -5,20 +5,22 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import sqrt
 from statistics import NormalDist
 
 from reasonscale.scaling.arrivals import rate_of
-from reasonscale.scaling.capacity import Capacity, capacity_of, fit, token_time
+from reasonscale.scaling.capacity import Capacity, Prompts, capacity_of, fit, token_time
 from reasonscale.scaling.curve import LONGEST_TOKENS, MIDDLES, Curve
 from reasonscale.scaling.forecast import ClassLoad, Point, forecast, owed_tokens
 from reasonscale.scaling.state import State, start_time_s
 from reasonscale.scaling.survival import curve_of, evidence, prior_hazards, ratios
 from reasonscale.scaling.trend import LOOK_S, Trend, expect, judge
-from reasonscale.scaling.types import ClassCounts, Numbers, Observation, Policy
+from reasonscale.scaling.types import ClassCounts, Numbers, Observation, Policy, StepTime
 
 MEAN_PRIOR_TOKENS = 1000.0
 LONGEST_DRAIN_S = 600.0
 KVH = 0.9
+ZP = 0.4
 SHORT = True
 
 
@@ -136,6 +138,19 @@ def _waits(
     return _Waits(drain_s, allowed, max(seats, capacity.kv_need(held), prompts * capacity.step.d / allowed))
 
 
+def _prompts(loads: Sequence[ClassLoad], step: StepTime, tpot_s: float) -> Prompts:
+    """Return what prompts take of the replicas' time.
+
+    Those that come to one of n replicas during a request's life of T seconds take T rho / n of it in the mean, with the
+    variance of a compound Poisson process, T d^2 E[prompt^2] rate / n: long prompts are few, and hit whom they hit.
+    """
+    rate = sum(load.rate.per_s for load in loads)
+    share = sum(load.rate.per_s * (load.rate.prompt_tokens or 0.0) for load in loads) * step.d
+    squares = sum(load.rate.prompt_squares for load in loads) * step.d * step.d
+    life_s = tpot_s * sum(load.rate.per_s * load.curve.mean for load in loads) / rate if rate > 0.0 else 0.0
+    return Prompts(share, sqrt(squares / life_s) if life_s > 0.0 else 0.0)
+
+
 def look(seen: Observation, policy: Policy, state: State) -> Outlook:
     """Return the outlook of a fresh observation, which `state` has already learnt."""
     step = fit(state.steps, policy)
@@ -167,24 +182,22 @@ def look(seen: Observation, policy: Policy, state: State) -> Outlook:
     points = [_outgrown(point, trend.factor(point.after_s)) for point in points]
     trend = expect(trend, seen.time + LOOK_S, soon.inflight, tpot_s, rate)
     at = points[times.index(horizon)]
-    prefill_share = sum(load.rate.per_s * (load.rate.prompt_tokens or 0.0) for load in loads) * step.d
+    prompts = _prompts(loads, step, tpot_s)
+    prefill = capacity.prefill_need(prompts.share)
+
+    def mean_need(point: Point) -> float:
+        pace = capacity.concurrency_need(point.inflight, point.kv_tokens, prompts, capacity.aim_s, ZP * z)
+        return max(pace, capacity.kv_need(point.kv_tokens), prefill)
+
+    def need_at(point: Point) -> float:
+        return max(mean_need(point), pace_need(point), kv_need(point))
 
     def pace_need(point: Point) -> float:
-        return max(
-            capacity.concurrency_need(point.inflight, point.kv_tokens, prefill_share, capacity.aim_s),
-            capacity.concurrency_need(point.inflight_high, point.kv_high_tokens, prefill_share, capacity.most_s),
-        )
+        high = capacity.concurrency_need(point.inflight_high, point.kv_high_tokens, prompts, capacity.most_s)
+        return max(high, capacity.concurrency_need(point.inflight, point.kv_tokens, prompts, capacity.aim_s, ZP * z), prefill)
 
     def kv_need(point: Point) -> float:
         return max(capacity.kv_need(point.kv_tokens), KVH * capacity.kv_need(point.kv_high_tokens))
-
-    def need_at(point: Point) -> float:
-        return max(pace_need(point), kv_need(point))
-
-    def mean_need(point: Point) -> float:
-        return max(
-            capacity.concurrency_need(point.inflight, point.kv_tokens, prefill_share, capacity.aim_s),
-            capacity.kv_need(point.kv_tokens))
 
     waits = _waits(seen, policy, loads, capacity, (running, left, excess), tpot_s)
     numbers = Numbers(
@@ -199,7 +212,7 @@ def look(seen: Observation, policy: Policy, state: State) -> Outlook:
         arrival_rate=rate,
         need_concurrency=pace_need(at),
         need_kv=kv_need(at),
-        need_prefill=capacity.prefill_need(prefill_share),
+        need_prefill=prefill,
         need_queue=waits.need,
         waiting=waiting,
         preemption_rate=state.preemptions_per_s,
