@@ -10,9 +10,10 @@ from reasonscale.scaling.types import Policy, ReplicaCounts, StepTime
 
 MEMORY_HALF_LIFE_S = 1800.0
 TPOT_HALF_LIFE_S = 20.0
-AIM = 0.85  # of the objective for time per output token: its tail, not its mean, is what the objective asks for
-MOST = 0.92
-PREFILL_BUSY = 0.7
+# Of the objective for time per output token. What a forecast may miss and what prompts take are counted by themselves;
+# the rest is for replicas that are not loaded alike.
+AIM = 0.92
+PREFILL_BUSY = 0.7  # of the time, with prompts: beyond it they queue for longer than they take
 LEAST_STEPS = 5.0  # of a replica in one tick
 NOISE = 0.1  # relative, of the mean step time over one tick
 
@@ -135,36 +136,39 @@ class Capacity:
     """One replica: its step time, seats and usable KV tokens (None: unknown)."""
 
     step: StepTime
-    aim_s: float  # time per token that the mean of a forecast is held to
-    most_s: float  # and that its high quantile is held to
+    aim_s: float  # time per token
     seats: float
     chunk_tokens: float  # prompt tokens that a step takes at most
     kv_tokens: float | None  # all of it
     kv_usable_tokens: float | None  # less the headroom
 
     def concurrency_need(
-        self, inflight: float, kv_tokens: float, prompts: Prompts, pace_s: float, z: float = 0.0
+        self, inflight: float, kv_tokens: float, prompts: Prompts, z: float = 0.0
     ) -> float:  # fmt: skip
-        """Return the replicas that keep the time per token at `pace_s` and give everyone a seat.
+        """Return the replicas that keep the time per token at the aim and give everyone a seat.
 
         With n replicas a token takes t = (a + (b B + c K) / n) / (1 - s), s the share of time that prompts take on a
         request's replica while it lives: rho / n in the mean, and z times spread / sqrt(n) more for one in a hundred.
-        Set t to the pace; with x = 1 / sqrt(n) that is a quadratic in x.
+        Set t to the aim; with x = 1 / sqrt(n) that is a quadratic in x.
         """
         work = self.step.b * inflight + self.step.c * kv_tokens
-        room, whole, tail = pace_s - self.step.a, work + pace_s * prompts.share, pace_s * z * prompts.spread
+        room, whole, tail = self.aim_s - self.step.a, work + self.aim_s * prompts.share, self.aim_s * z * prompts.spread
         need = ((tail + sqrt(tail * tail + 4.0 * whole * room)) / (2.0 * room)) ** 2
         # Steps are no longer than a chunk makes them, however many prompts there are.
-        chunk_s = self.step.d * self.chunk_tokens
-        beside = pace_s - chunk_s - self.step.a
+        beside = self.aim_s - self.step.a - self.step.d * self.chunk_tokens
         if beside > 0.0:
             need = min(need, work / beside)
         return max(need, inflight / self.seats)
 
     def prefill_need(self, prefill_share: float) -> float:
-        """Return the replicas that prefill alone asks for: a share of their time, a step's other work counted."""
-        a_token = self.step.a / self.chunk_tokens + self.step.d
-        return prefill_share / max(self.step.d, 1e-12) * a_token / PREFILL_BUSY
+        """Return the replicas that compute the prompts as they come, in chunks whose steps take `a` besides."""
+        if self.step.d <= 0.0:
+            return 0.0
+        return prefill_share * (1.0 + self.step.a / (self.chunk_tokens * self.step.d)) / PREFILL_BUSY
+
+    def kv_most_need(self, kv_tokens: float) -> float:
+        """Return the replicas that hold so many tokens with no headroom left; 0 where no capacity is known."""
+        return kv_tokens / self.kv_tokens if self.kv_tokens else 0.0
 
     def kv_need(self, kv_tokens: float) -> float:
         """Return the replicas whose KV caches hold so many tokens; 0 where no capacity is known."""
@@ -178,6 +182,5 @@ def capacity_of(step: StepTime, policy: Policy, reported: Iterable[ReplicaCounts
     # An engine whose empty step is slower than the objective can't meet it with any number of replicas: then aim at
     # what it can do, so that the need stays finite.
     aim = max(AIM * policy.objectives.tpot_s, 1.3 * step.a)
-    most = max(MOST * policy.objectives.tpot_s, aim)
     chunk = float(policy.max_num_batched_tokens)
-    return Capacity(step, aim, most, float(policy.max_num_seqs), chunk, kv, kv * (1.0 - policy.kv_headroom) if kv else None)
+    return Capacity(step, aim, float(policy.max_num_seqs), chunk, kv, kv * (1.0 - policy.kv_headroom) if kv else None)

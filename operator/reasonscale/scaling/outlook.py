@@ -19,9 +19,8 @@ from reasonscale.scaling.types import ClassCounts, Numbers, Observation, Policy,
 
 MEAN_PRIOR_TOKENS = 1000.0
 LONGEST_DRAIN_S = 600.0
-KVH = 0.9
-ZP = 0.4
-SHORT = True
+# Two things must be bad together for one request in a hundred to miss its pace: the load and the prompts beside it.
+PROMPTS_QUANTILE = 0.55  # of the load's, in standard deviations
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +29,7 @@ class Outlook:
 
     numbers: Numbers
     need: float  # at the horizon
-    need_throughout: float  # the most from now to the end of a drain and a start: what may not be given up
+    need_throughout: float  # the most from now on: what may not be given up
     drain_s: float  # until the present queue is gone with the ready replicas; 0 where nobody waits for a seat
     ttft_allowed_s: float
     queue_over_objective: bool
@@ -118,7 +117,7 @@ class _Waits:
 
 def _waits(
     seen: Observation, policy: Policy, loads: Sequence[ClassLoad], capacity: Capacity,
-    crowd: tuple[float, float, float], tpot_s: float,
+    crowd: tuple[float, float, float], tpot_s: float, start_s: float,
 ) -> _Waits:  # fmt: skip
     """Return how the queue stands to its objective; `crowd`: running, tokens they owe, waiting in excess of seats.
 
@@ -135,7 +134,9 @@ def _waits(
         return _Waits(drain_s, allowed, 0.0)
     held = sum(count * (made + prompt) for load in loads for made, count, prompt in load.running) + prompts
     seats = (running + waiting) / capacity.seats
-    return _Waits(drain_s, allowed, max(seats, capacity.kv_need(held), prompts * capacity.step.d / allowed))
+    # A replica that is ordered now computes none of them before it is ready.
+    within = allowed + start_s
+    return _Waits(drain_s, allowed, max(seats, capacity.kv_need(held), prompts * capacity.step.d / within))
 
 
 def _prompts(loads: Sequence[ClassLoad], step: StepTime, tpot_s: float) -> Prompts:
@@ -185,21 +186,22 @@ def look(seen: Observation, policy: Policy, state: State) -> Outlook:
     prompts = _prompts(loads, step, tpot_s)
     prefill = capacity.prefill_need(prompts.share)
 
-    def mean_need(point: Point) -> float:
-        pace = capacity.concurrency_need(point.inflight, point.kv_tokens, prompts, capacity.aim_s, ZP * z)
-        return max(pace, capacity.kv_need(point.kv_tokens), prefill)
-
-    def need_at(point: Point) -> float:
-        return max(mean_need(point), pace_need(point), kv_need(point))
-
     def pace_need(point: Point) -> float:
-        high = capacity.concurrency_need(point.inflight_high, point.kv_high_tokens, prompts, capacity.most_s)
-        return max(high, capacity.concurrency_need(point.inflight, point.kv_tokens, prompts, capacity.aim_s, ZP * z), prefill)
+        mean = capacity.concurrency_need(point.inflight, point.kv_tokens, prompts, PROMPTS_QUANTILE * z)
+        return max(mean, capacity.concurrency_need(point.inflight_high, point.kv_high_tokens, prompts), prefill)
 
     def kv_need(point: Point) -> float:
-        return max(capacity.kv_need(point.kv_tokens), KVH * capacity.kv_need(point.kv_high_tokens))
+        # The headroom is there for what the mean does not say.
+        return max(capacity.kv_need(point.kv_tokens), capacity.kv_most_need(point.kv_high_tokens))
 
-    waits = _waits(seen, policy, loads, capacity, (running, left, excess), tpot_s)
+    def need_at(point: Point) -> float:
+        return max(pace_need(point), kv_need(point))
+
+    def mean_need(point: Point) -> float:
+        pace = capacity.concurrency_need(point.inflight, point.kv_tokens, prompts, PROMPTS_QUANTILE * z)
+        return max(pace, prefill, capacity.kv_need(point.kv_tokens))
+
+    waits = _waits(seen, policy, loads, capacity, (running, left, excess), tpot_s, start_s)
     numbers = Numbers(
         owed_tokens=owed,
         queued_tokens=queued,
@@ -220,7 +222,9 @@ def look(seen: Observation, policy: Policy, state: State) -> Outlook:
     return Outlook(
         numbers=numbers,
         need=need_at(at),
-        need_throughout=max(max(need_at(point) for point in points if point.after_s <= (horizon if SHORT else far)), max(mean_need(point) for point in points if point.after_s <= far)),
+        # Until a replacement could be there nothing may be missed. Later it could: then what is probable counts, since
+        # one that goes and is wanted again costs a drain and a start.
+        need_throughout=max(need_at(point) if point.after_s <= horizon else mean_need(point) for point in points),
         drain_s=waits.drain_s,
         ttft_allowed_s=waits.allowed_s,
         queue_over_objective=waits.need > 0.0,
