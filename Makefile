@@ -13,7 +13,7 @@ PYTEST := $(PY) -m pytest
 DATA ?= ../shared/data
 
 .PHONY: help setup demo test test-unit test-engine lint format lock bench bench-forecast bench-validate bench-decide bench-budget \
-	bench-ledger bench-replicas bench-tax bench-quick bench-tune bench-autoscalers test-kube reference soak clean
+	bench-ledger bench-replicas bench-tax bench-quick bench-tune bench-autoscalers test-kube reference scan soak clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ lint: setup ## Style, types, import contracts, drift of what is generated
 	@.venv/bin/mypy
 	@PYTHONPATH=operator .venv/bin/lint-imports
 	@scripts/check-tree.sh
+
+scan: setup ## What charts and examples become, scanned for unsafe settings; wants helm
+	@scripts/scan.sh
 
 format: setup ## Rewrite what `make lint` would complain of
 	@.venv/bin/ruff check --fix-only --quiet
@@ -87,8 +90,8 @@ bench-replicas: setup ## One replica against two
 	@$(PY) -m bench.replicas
 
 soak: setup ## What is too long for CI
-	@$(PYTEST) -m soak tests
+	@for f in $$(grep -rlE "mark\.soak" tests --include='test_*.py'); do $(PYTEST) -s -m soak $$f || exit 1; done
 
 clean: ## Remove what was made here
-	rm -rf .venv demo-report build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-scan demo-report build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -23,6 +23,13 @@ def _has_engine() -> bool:
     return all(importlib.util.find_spec(name) is not None for name in ("ray", "vllm"))
 
 
+def _has_fleet() -> bool:
+    """Fake nodes need a route on loopback, which root alone may set."""
+    folder = binaries()
+    names = ("kwok", "kuberay-operator", "kube-controller-manager", "kube-scheduler")
+    return os.geteuid() == 0 and folder is not None and all(os.access(folder / name, os.X_OK) for name in names)
+
+
 # marker -> (is it there?, what is missing)
 NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "engine": (_has_engine, "Ray and vLLM are not installed (make setup)"),
@@ -34,6 +41,7 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
         lambda: os.path.isfile(os.path.join(os.environ.get("REASONSCALE_KUBERAY_CRDS", ""), "ray.io_rayservices.yaml")),
         "REASONSCALE_KUBERAY_CRDS names no folder with KubeRay's CRDs",
     ),
+    "fleet": (_has_fleet, f"not root, or {BIN_ENV} names no folder with kwok, kuberay-operator and the controllers"),
     "kube": (lambda: binaries() is not None, f"{BIN_ENV} names no folder with etcd, kube-apiserver and kubectl"),
 }
 

@@ -29,6 +29,7 @@ class Context:
     code_image: str  # carries our wheel, copied in before the engine starts
     uid: str | None = None
     cpu: bool = False  # engines on CPU: for trials
+    rdma: bool = False  # engines of several pods a replica may lock memory
     redis_address: str | None = None
     pod_monitor: bool = True
     network_policy: bool = True

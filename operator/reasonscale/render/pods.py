@@ -39,21 +39,26 @@ def _volumes(subject: Subject, role: str) -> tuple[list[dict[str, Any]], list[di
     mounts: list[dict[str, Any]] = [{"name": "reasonscale-code", "mountPath": CODE, "readOnly": True}]
     if role != ROLE_ENGINE:
         return volumes, mounts
-    volumes.append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": spec.pod.shm_size}})
-    mounts.append({"name": "shm", "mountPath": "/dev/shm"})
+    volumes.append({"name": "reasonscale-shm", "emptyDir": {"medium": "Memory", "sizeLimit": spec.pod.shm_size}})
+    mounts.append({"name": "reasonscale-shm", "mountPath": "/dev/shm"})
     if spec.model.uri.startswith("pvc://"):
         claim = spec.model.uri.removeprefix("pvc://").partition("/")[0]
-        volumes.append({"name": "model", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
-        mounts.append({"name": "model", "mountPath": "/models", "readOnly": True})
+        volumes.append({"name": "reasonscale-model", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
+        mounts.append({"name": "reasonscale-model", "mountPath": "/models", "readOnly": True})
     cache = spec.model.cache
     if cache is not None and cache.persistent_volume_claim is not None:
         volumes.append(
-            {"name": "cache", "persistentVolumeClaim": {"claimName": cache.persistent_volume_claim.claim_name}}
+            {
+                "name": "reasonscale-cache",
+                "persistentVolumeClaim": {"claimName": cache.persistent_volume_claim.claim_name},
+            }
         )
     if cache is not None and cache.node_local is not None:
-        volumes.append({"name": "cache", "hostPath": {"path": cache.node_local.path, "type": "DirectoryOrCreate"}})
+        volumes.append(
+            {"name": "reasonscale-cache", "hostPath": {"path": cache.node_local.path, "type": "DirectoryOrCreate"}}
+        )
     if cache is not None:
-        mounts.append({"name": "cache", "mountPath": "/cache"})
+        mounts.append({"name": "reasonscale-cache", "mountPath": "/cache"})
     return volumes + [dict(v) for v in spec.pod.volumes], mounts + [dict(m) for m in spec.pod.volume_mounts]
 
 
@@ -70,6 +75,13 @@ def _resources(subject: Subject, role: str, gpus: int) -> dict[str, Any]:
         name = subject.model.spec.accelerator.resource_name
         out["requests"][name] = out["limits"][name] = str(gpus)
     return out
+
+
+def _security(subject: Subject, role: str) -> dict[str, Any]:
+    """Return a container's security context: restricted, but for RDMA, which registers memory that must not be swapped."""
+    if role == ROLE_ENGINE and subject.context.rdma and subject.pods_per_replica > 1:
+        return RESTRICTED | {"capabilities": {"drop": ["ALL"], "add": ["IPC_LOCK"]}}
+    return RESTRICTED
 
 
 def _ports(role: str) -> list[dict[str, Any]]:
@@ -116,7 +128,7 @@ def template(subject: Subject, role: str, container: str, gpus: int = 0) -> dict
         "ports": _ports(role),
         "resources": _resources(subject, role, gpus),
         "volumeMounts": mounts,
-        "securityContext": RESTRICTED,
+        "securityContext": _security(subject, role),
     }
     engine = role == ROLE_ENGINE
     if engine and pod.env_from:
@@ -131,8 +143,10 @@ def template(subject: Subject, role: str, container: str, gpus: int = 0) -> dict
     }
     if pod.image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": s.name} for s in pod.image_pull_secrets]
-    if pod.service_account_name:
+    if engine and pod.service_account_name:  # the head's is KubeRay's, for Ray's autoscaler
         spec["serviceAccountName"] = pod.service_account_name
+    elif role != ROLE_HEAD:
+        spec["automountServiceAccountToken"] = False  # neither engines nor ingress speak to the API server
     if engine:
         spec |= _engine_fields(subject)
     elif role != ROLE_HEAD:

@@ -69,6 +69,7 @@ class Outcome:
     wall_s: float
     fleet: list[tuple[float, int, int, int, float, float]] = field(default_factory=list)
     reasons: list[tuple[float, int, str, str]] = field(default_factory=list)
+    owed_at_stop: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def attainment(self) -> float:
@@ -254,4 +255,5 @@ def _outcome(
         wall_s=wall_s,
         fleet=fleet,
         reasons=list(getattr(policy, "reasons", [])),
+        owed_at_stop=cluster.owed_at_stop,
     )

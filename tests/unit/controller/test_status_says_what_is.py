@@ -13,7 +13,7 @@ from reasonscale.api.load import load_models
 from reasonscale.api.resolve import resolve
 from reasonscale.autoscaler import Record
 from reasonscale.controller.model_loop import Held, ready_replicas
-from reasonscale.controller.status import HISTORY, Found, changed, merged, refused, stamp, status_of
+from reasonscale.controller.status import HISTORY, Found, changed, merged, moved, refused, stamp, status_of
 from reasonscale.scaling.decide import decide
 from reasonscale.scaling.policy import policy_of
 from reasonscale.scaling.state import State
@@ -95,9 +95,32 @@ async def test_replicas_are_starting_until_they_are_ready_and_draining_beyond_th
     async def counted() -> int:
         return ready
 
-    held = Held(1, counted, lambda: now[0])
+    held = Held(1, lambda: now[0])
+    held.ready = counted
     await held.set_replicas(3)
     now[0] = 7.0
     fleet = await held.fleet()
     assert (fleet.target, len(fleet.starting_s), fleet.draining) == (3, starting, draining)
     assert all(age == 7.0 for age in fleet.starting_s)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "says_something"),
+    [
+        ({"inFlightTokens": 80_000}, {"inFlightTokens": 85_000}, False),
+        ({"inFlightTokens": 80_000}, {"inFlightTokens": 95_000}, True),
+        ({"queuedTokens": 0}, {"queuedTokens": 900}, False),
+        ({"queuedTokens": 0}, {"queuedTokens": 1_100}, True),
+        ({"kvUsagePercent": 5}, {"kvUsagePercent": 7}, False),
+        ({"kvUsagePercent": 5}, {"kvUsagePercent": 9}, True),
+        ({"kvFullIn": "140s"}, {"kvFullIn": "131s"}, False),
+        ({"kvFullIn": None}, {"kvFullIn": "131s"}, True),
+        ({"kvFullIn": "131s"}, {"kvFullIn": None}, True),
+        (None, {"queuedTokens": 0}, True),
+        ({}, {"queuedTokens": None}, False),
+    ],
+)
+def test_numbers_of_the_load_are_worth_a_write_when_they_say_something_new(
+    before: dict[str, Any] | None, now: dict[str, Any], says_something: bool
+) -> None:
+    assert moved(before, now) is says_something

@@ -69,7 +69,7 @@ class Blind:
 
 def loop(server: Server, now: list[float], **settings: Any) -> ModelLoop:
     out = ModelLoop(
-        server, server, Blind(), Settings(image="i:1", code_image="j:1", **settings), DecisionMetrics(CollectorRegistry()), lambda: now[0]  # type: ignore[arg-type]
+        server, server, lambda *_: Blind(), Settings(image="i:1", code_image="j:1", **settings), DecisionMetrics(CollectorRegistry()), lambda: now[0]  # type: ignore[arg-type]
     )  # fmt: skip
     spec = {"model": {"uri": "hf://Qwen/Qwen3-32B"}, "parallelism": {"tensor": 2}, "scaling": {"maxReplicas": 4}}
     meta = {"name": "m", "namespace": "n", "uid": "u", "generation": 1}

@@ -101,6 +101,19 @@ def test_kv_that_will_be_full_scales_up_though_seats_and_decode_time_are_plenty(
     assert "KV" in decision.message
 
 
+def test_a_kv_cache_that_is_nearly_full_is_believed_at_once_and_the_message_says_so():
+    policy = replace(POLICY, max_num_seqs=256, length_prior={"medium": 1500.0})
+    world = World(policy)
+    assert world.tick(medium=counts({100: 1.0})).target == 1
+    decision = world.tick(medium=counts({1000: 5.0}), kv_used=5000.0)
+    assert (decision.target > 1, decision.reason, decision.act) == (True, c.REASON_KV, True)
+    assert "KV" in decision.message
+    # The same load in a cache with room is looked at twice.
+    world = World(policy)
+    world.tick(medium=counts({100: 1.0}))
+    assert world.tick(medium=counts({1000: 5.0}), kv_used=4000.0).target == 1
+
+
 def test_calm_must_last_before_a_replica_goes_and_they_go_one_by_one():
     world = World(replace(POLICY, rates=Rates(down_stable_s=30.0, down_interval_s=20.0)), ready=3)
     for _ in range(20):
