@@ -141,6 +141,65 @@ def test_the_command_prints_manifests_and_says_what_is_wrong(
     assert "there is no such file" in capsys.readouterr().err
 
 
+def test_only_the_engines_get_the_service_account_that_the_resource_names() -> None:
+    """The head's is KubeRay's own, with the rights that Ray's autoscaler needs."""
+    spec = {"model": {"uri": "hf://Qwen/Qwen3-8B"}, "pod": {"serviceAccountName": "reader"}}
+    model = parse({"apiVersion": c.API_VERSION, "kind": c.KIND, "metadata": {"name": "m"}, "spec": spec})
+    cluster = children(model, resolve(model), CONTEXT)[0]["spec"]["rayClusterConfig"]
+    head, (ingress, engine) = cluster["headGroupSpec"], cluster["workerGroupSpecs"]
+    pods = [g["template"]["spec"] for g in (head, ingress, engine)]
+    assert [p.get("serviceAccountName") for p in pods] == [None, None, "reader"]
+    assert [p.get("automountServiceAccountToken", True) for p in pods] == [True, False, True]
+
+
+@pytest.mark.parametrize(("rdma", "nodes", "locks"), [(False, 2, False), (True, 1, False), (True, 2, True)])
+def test_engines_of_several_nodes_alone_may_lock_memory_and_only_where_the_operator_says_so(
+    rdma: bool, nodes: int, locks: bool
+) -> None:
+    spec = {"model": {"uri": "hf://acme/big"}, "parallelism": {"tensor": 8, "pipeline": nodes}}
+    model = parse({"apiVersion": c.API_VERSION, "kind": c.KIND, "metadata": {"name": "m"}, "spec": spec})
+    groups = children(model, resolve(model), replace(CONTEXT, rdma=rdma))[0]["spec"]["rayClusterConfig"][
+        "workerGroupSpecs"
+    ]
+    found = [g["template"]["spec"]["containers"][0]["securityContext"]["capabilities"] for g in groups]
+    assert found[0] == {"drop": ["ALL"]}
+    assert found[1] == ({"drop": ["ALL"], "add": ["IPC_LOCK"]} if locks else {"drop": ["ALL"]})
+
+
+# What an example may claim. `make test-kube` brings each before a real API server, `make demo` starts the one that runs on a CPU.
+PROVEN = (
+    "Proven: rendered, and accepted by a real API server; no engine has been started from it.",
+    "Proven: rendered, accepted by a real API server, and started on CPU (make demo, make e2e).",
+)
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda f: f.stem)
+def test_an_example_says_what_was_proven_of_it(file: Path) -> None:
+    head = " ".join(x.lstrip("# ") for x in file.read_text().splitlines() if x.startswith("#"))
+    assert head.endswith(PROVEN[file.stem == "micro-reasoner"])
+
+
+def test_a_replica_of_sixteen_gpus_is_two_pods_of_one_group_that_ray_gives_to_one_engine() -> None:
+    service = rendered(ROOT / "examples" / "deepseek-r1-h100x16.yaml")[0]["spec"]
+    engine = service["rayClusterConfig"]["workerGroupSpecs"][1]
+    pod = engine["template"]["spec"]
+    assert (engine["numOfHosts"], pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"]) == (2, "8")
+    model = yaml.safe_load(service["serveConfigV2"])["applications"][0]["args"]["models"][0]
+    assert model["gpus"] == 16
+    assert (model["engine_kwargs"]["tensor_parallel_size"], model["engine_kwargs"]["pipeline_parallel_size"]) == (8, 2)
+    assert {"name": "reasonscale-model", "mountPath": "/models", "readOnly": True} in pod["containers"][0][
+        "volumeMounts"
+    ]
+
+
+def test_every_variable_that_engines_get_is_kept_from_the_resource() -> None:
+    from reasonscale.api.pod_rules import OWN_ENV
+
+    for file in EXAMPLES:
+        group = rendered(file)[0]["spec"]["rayClusterConfig"]["workerGroupSpecs"][1]
+        assert {e["name"] for e in group["template"]["spec"]["containers"][0]["env"]} <= OWN_ENV
+
+
 @pytest.mark.parametrize(("replicas", "least"), [(1, 0), (3, 2)])
 def test_disruption_budgets_name_a_number_that_needs_no_scale_subresource(replicas: int, least: int) -> None:
     file = ROOT / "examples" / "qwq-32b.yaml"
@@ -175,62 +234,3 @@ def test_the_service_selects_the_cluster_that_serves_and_no_other() -> None:
     assert selectors[1] == selectors[0] | {"ray.io/cluster": "qwq-32b-abcde"}
     before, after = (rendered(file, active_cluster=name)[0] for name in (None, "qwq-32b-abcde"))
     assert before == after, "the RayService does not follow it"
-
-
-def test_only_the_engines_get_the_service_account_that_the_resource_names() -> None:
-    """The head's is KubeRay's own, with the rights that Ray's autoscaler needs."""
-    spec = {"model": {"uri": "hf://Qwen/Qwen3-8B"}, "pod": {"serviceAccountName": "reader"}}
-    model = parse({"apiVersion": c.API_VERSION, "kind": c.KIND, "metadata": {"name": "m"}, "spec": spec})
-    cluster = children(model, resolve(model), CONTEXT)[0]["spec"]["rayClusterConfig"]
-    head, (ingress, engine) = cluster["headGroupSpec"], cluster["workerGroupSpecs"]
-    pods = [g["template"]["spec"] for g in (head, ingress, engine)]
-    assert [p.get("serviceAccountName") for p in pods] == [None, None, "reader"]
-    assert [p.get("automountServiceAccountToken", True) for p in pods] == [True, False, True]
-
-
-@pytest.mark.parametrize(("rdma", "nodes", "locks"), [(False, 2, False), (True, 1, False), (True, 2, True)])
-def test_engines_of_several_nodes_alone_may_lock_memory_and_only_where_the_operator_says_so(
-    rdma: bool, nodes: int, locks: bool
-) -> None:
-    spec = {"model": {"uri": "hf://acme/big"}, "parallelism": {"tensor": 8, "pipeline": nodes}}
-    model = parse({"apiVersion": c.API_VERSION, "kind": c.KIND, "metadata": {"name": "m"}, "spec": spec})
-    groups = children(model, resolve(model), replace(CONTEXT, rdma=rdma))[0]["spec"]["rayClusterConfig"][
-        "workerGroupSpecs"
-    ]
-    found = [g["template"]["spec"]["containers"][0]["securityContext"]["capabilities"] for g in groups]
-    assert found[0] == {"drop": ["ALL"]}
-    assert found[1] == ({"drop": ["ALL"], "add": ["IPC_LOCK"]} if locks else {"drop": ["ALL"]})
-
-
-# What an example may claim. `make test-kube` brings each before a real API server, `make demo` starts the one that runs on a CPU.
-PROVEN = (
-    "Proven: rendered, and accepted by a real API server; no engine has been started from it.",
-    "Proven: rendered, accepted by a real API server, and started on CPU (make demo).",
-)
-
-
-@pytest.mark.parametrize("file", EXAMPLES, ids=lambda f: f.stem)
-def test_an_example_says_what_was_proven_of_it(file: Path) -> None:
-    head = " ".join(x.lstrip("# ") for x in file.read_text().splitlines() if x.startswith("#"))
-    assert head.endswith(PROVEN[file.stem == "micro-reasoner"])
-
-
-def test_a_replica_of_sixteen_gpus_is_two_pods_of_one_group_that_ray_gives_to_one_engine() -> None:
-    service = rendered(ROOT / "examples" / "deepseek-r1-h100x16.yaml")[0]["spec"]
-    engine = service["rayClusterConfig"]["workerGroupSpecs"][1]
-    pod = engine["template"]["spec"]
-    assert (engine["numOfHosts"], pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"]) == (2, "8")
-    model = yaml.safe_load(service["serveConfigV2"])["applications"][0]["args"]["models"][0]
-    assert model["gpus"] == 16
-    assert (model["engine_kwargs"]["tensor_parallel_size"], model["engine_kwargs"]["pipeline_parallel_size"]) == (8, 2)
-    assert {"name": "reasonscale-model", "mountPath": "/models", "readOnly": True} in pod["containers"][0][
-        "volumeMounts"
-    ]
-
-
-def test_every_variable_that_engines_get_is_kept_from_the_resource() -> None:
-    from reasonscale.api.pod_rules import OWN_ENV
-
-    for file in EXAMPLES:
-        group = rendered(file)[0]["spec"]["rayClusterConfig"]["workerGroupSpecs"][1]
-        assert {e["name"] for e in group["template"]["spec"]["containers"][0]["env"]} <= OWN_ENV
