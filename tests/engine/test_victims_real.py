@@ -93,7 +93,7 @@ def standing() -> list[Standing]:
 
     app = ray.get(controller().get_serve_instance_details.remote())["applications"][APP]
     return [
-        Standing(r["replica_id"], name, r["node_id"], r["state"] == "RUNNING")
+        Standing(r["replica_id"], name, r.get("node_id"), r["state"] == "RUNNING")
         for name, deployment in app["deployments"].items()
         for r in deployment["replicas"]
         if r["state"] != "STOPPING"

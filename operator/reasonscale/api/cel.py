@@ -37,7 +37,9 @@ class Rule:
                 "messageExpression": f"'{text}'.format([{', '.join(values)}])",
                 "message": "contradicts another field",
             }
-        return out | ({"fieldPath": self.field} if self.field else {})
+        # A path into metadata, which the server defines itself, is refused with the whole definition.
+        named = bool(self.field) and not self.field.startswith(".metadata")
+        return out | ({"fieldPath": self.field} if named else {})
 
 
 def _names(values: Sequence[str]) -> str:
@@ -178,6 +180,10 @@ _REASONING: Final = (
     Rule(
         "spec.reasoning.budget", ".default", "!has(self.default) || !has(self.max) || self.default <= self.max",
         "was {self.default}; it exceeds budget.max {self.max}",
+    ),
+    Rule(
+        "spec.reasoning", ".underPressure", "!has(self.underPressure) || (self.parser != 'none' && self.mode != 'Never')",
+        "was set, but this model does not reason: it has no default budget to shrink; leave it out",
     ),
     Rule(
         "spec.reasoning", ".underPressure.floor",

@@ -163,6 +163,12 @@ def _reasoning_rules(model: ReasoningModel, base: Path | None) -> Iterator[Probl
             f"was {budget.default}; with answerReserve {reserve} it exceeds maxModelLen {context}: at most {max(room - 1, 0)}",
         )
     pressure = spec.under_pressure
+    if pressure is not None and (found.parser is None or found.native_efforts):
+        why = "takes efforts of its own" if found.native_efforts else "does not reason"
+        yield Problem(
+            "spec.reasoning.underPressure",
+            f"was set, but this model {why}: it has no default budget to shrink; leave it out",
+        )
     if pressure is not None and budget.default is not None and pressure.floor > budget.default:
         yield Problem(
             "spec.reasoning.underPressure.floor", f"was {pressure.floor}; it exceeds budget.default {budget.default}"
