@@ -111,7 +111,9 @@ def test_serve_stops_the_replicas_that_we_predict(nodes: str) -> None:
             predicted = set(victims(there, ENGINE, before - after, nodes)) if after < before else set()
             left = scale(ENGINE, after)
             gone = {r.replica for r in there if r.deployment == ENGINE} - {r.replica for r in left}
-            assert gone == predicted, there
+            assert gone == predicted, [
+                f"{r.deployment} {r.replica} on {r.node[-4:] if r.node else None}" for r in there
+            ]
             newest = [r.replica for r in there if r.deployment == ENGINE][-1]
             not_newest += bool(gone) and newest not in gone
     assert not_newest, "the newest went each time: these nodes show nothing"
