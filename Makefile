@@ -13,7 +13,7 @@ PYTEST := $(PY) -m pytest
 DATA ?= ../shared/data
 
 .PHONY: help setup demo test test-unit test-engine lint format lock bench bench-forecast bench-validate bench-decide bench-budget \
-	bench-ledger bench-replicas bench-routers bench-tax bench-quick bench-tune bench-autoscalers test-kube reference scan soak clean
+	bench-ledger bench-replicas bench-routers bench-tax bench-quick bench-tune bench-autoscalers test-kube e2e reference scan soak clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ test-kube: setup ## Tests on a real API server; wants etcd, kube-apiserver and k
 
 test-engine: setup ## Tests on a real vLLM under a real Ray, on CPU
 	@scripts/test-engine.sh
+
+e2e: setup ## The README's quick start and more on a real node of this machine: root, and binaries in REASONSCALE_E2E_BIN; 20 minutes
+	@e2e/run.sh
 
 lint: setup ## Style, types, import contracts, drift of what is generated
 	@.venv/bin/ruff check
@@ -95,6 +98,7 @@ bench-replicas: setup ## One replica against two
 
 soak: setup ## What is too long for CI
 	@for f in $$(grep -rlE "mark\.soak" tests --include='test_*.py'); do $(PYTEST) -s -m soak $$f || exit 1; done
+	@e2e/run.sh -m soak
 
 clean: ## Remove what was made here
 	rm -rf .venv .venv-scan demo-report build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

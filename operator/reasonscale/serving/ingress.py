@@ -139,7 +139,7 @@ class Ingress:
     ) -> Response:
         assert call.ticket is not None
         call.leave = await self._holds.enter(settings.model, call.size_bytes)
-        call.ticket.accepted = call.leave is not None and call.leave.held_s > 0.0
+        call.ticket.owed = call.leave is not None and call.leave.held_s > 0.0
         refusal = await self._gate(settings).enter(call.ticket, call.known_by)
         if refusal is not None:
             return self._overloaded(call, refusal)
@@ -189,7 +189,7 @@ class Ingress:
         code = "queue_full" if refusal.full else "overloaded"
         self._rejected.inc(tags={_MODEL: call.entry.model, _REASON: code})
         call.headers["retry-after"] = str(refusal.retry_after_s)
-        longest = self._settings[call.entry.model].max_queue_s
+        longest = self._gates[call.entry.model].settings.max_queue_s
         why = "are held or wait already" if refusal.full else f"run or wait, and one more would wait over {longest:g} s"
         message = f"{refusal.held} requests {why}; come back in {refusal.retry_after_s} s"
         return self._refuse(call, 429, message, None, code)

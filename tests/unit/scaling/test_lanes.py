@@ -72,6 +72,7 @@ def test_preemptions_in_two_ticks_running_ask_for_one_more_though_the_forecast_d
     assert world.tick(medium=counts({100: 2.0}), preemptions=2.0).target == 1
     decision = world.tick(medium=counts({100: 2.0}), preemptions=2.0)
     assert (decision.target, decision.reason) == (2, c.REASON_PREEMPTION)
+    assert "preemptions/s" in decision.message  # which the event and the status bear
 
 
 def test_replicas_on_their_way_are_not_ordered_again():

@@ -75,7 +75,7 @@ class Reasonscale(Policy):
     defaults: ClassVar[Mapping[str, Any]] = {
         "down_stable_s": Rates().down_stable_s,
         "down_interval_s": Rates().down_interval_s,
-        "down_max_step": Rates().down_max_step,
+        "down_max_step": 0,  # 0: as the resource has it, a quarter of those that are spare
         "mean_output_tokens": 1500.0,
         "zero_after_s": 900.0,  # with minReplicas 0
     }
@@ -85,7 +85,7 @@ class Reasonscale(Policy):
         p = self.p
         rates = Rates(
             down_stable_s=float(p["down_stable_s"]), down_interval_s=float(p["down_interval_s"]),
-            down_max_step=int(p["down_max_step"]),
+            down_max_step=int(p["down_max_step"]) or None,
         )  # fmt: skip
         self.policy = ScalingPolicy(
             min_replicas=setting.min_replicas,
