@@ -18,7 +18,7 @@ from e2e.cluster.control_plane import ControlPlane
 CIDR = "10.251.0.0/21"
 _STAGES = Path(__file__).with_name("stages.yaml")
 _SELECTOR = "kwok.x-k8s.io/node"
-_READY_WITHIN_S = 60.0
+_READY_WITHIN_S = 300.0
 
 
 class FakeNodes:

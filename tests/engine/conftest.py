@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from reasonscale.api.load import load_models
+from reasonscale.api.load import load_models, parse
 from reasonscale.api.resolve import Resolved, resolve
 from reasonscale.local.ray_node import RAY_ENV, RayNode, free_port, start_ray
 from reasonscale.local.serve_api import AppState, ServeApi
@@ -169,10 +169,14 @@ class Service:
 @contextmanager
 def serving(
     log: Path, replicas: int = 1, env: dict[str, str] | None = None, ingress_replicas: int = 1, drain_s: float = 1800.0,
-    args: dict[str, str] | None = None, keep_alive_s: int = 90,
+    scaling: dict[str, Any] | None = None, args: dict[str, str] | None = None, keep_alive_s: int = 90,
 ) -> Iterator[Service]:  # fmt: skip
-    """Start Ray and so many replicas of the bundled model, with other arguments for its engine; stop both at the end."""
+    """Start Ray and so many replicas of the bundled model, with other scaling and engine arguments where given; stop both at the end."""
     model = load_models(EXAMPLE)[0]
+    if scaling is not None:
+        document = model.model_dump(by_alias=True, mode="json", exclude_unset=True)
+        document["spec"]["scaling"] = scaling
+        model = parse(document, EXAMPLE.parent)
     model.spec.engine.args |= args or {}
     resolved = replace(resolve(model, EXAMPLE.parent), drain_s=drain_s)
     node = start_ray()

@@ -165,9 +165,10 @@ def whole(heard: list[Heard]) -> None:
         assert len(h.usages) == 1
 
 
-def with_replicas(config: dict[str, Any], service: Any, number: int) -> dict[str, Any]:
+def with_replicas(config: dict[str, Any], service: Any, number: int, deployment: str | None = None) -> dict[str, Any]:
+    """Return Serve's config with another number of the model's replicas, or of another deployment's."""
     out = copy.deepcopy(config)
-    for deployment in out["applications"][0]["deployments"]:
-        if deployment["name"] == service.deployment:
-            deployment["num_replicas"] = number
+    for entry in out["applications"][0]["deployments"]:
+        if entry["name"] == (deployment or service.deployment):
+            entry["num_replicas"] = number
     return out

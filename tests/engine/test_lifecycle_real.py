@@ -45,23 +45,48 @@ def undisturbed(fleet: Any) -> list[Heard]:
     return heard
 
 
-def test_a_killed_replicas_streams_go_on_elsewhere_with_the_very_same_text(
-    fleet: Any, undisturbed: list[Heard]
+def engines_of(pid: int) -> list[int]:
+    """Return the processes of a replica's engine."""
+    return [
+        child.pid for child in psutil.Process(pid).children(recursive=True) if "EngineCore" in "".join(child.cmdline())
+    ]
+
+
+@pytest.mark.parametrize(
+    "killed",
+    [
+        pytest.param(("engine", "replica", "engine"), id="three"),
+        pytest.param(("replica",) * 3, id="replicas", marks=pytest.mark.soak),
+        pytest.param(("engine",) * 3, id="engine-processes", marks=pytest.mark.soak),
+    ],
+)
+def test_three_kills_in_a_row_cost_the_streams_a_pause_and_no_more(
+    fleet: Any, undisturbed: list[Heard], killed: tuple[str, ...]
 ) -> None:
-    fleet.wait_replicas(2)
-    load = Load(fleet, [asked(fleet, q) for q in questions(STREAMS)])
-    load.wait_events(1500)
-    victim, pid = sorted(fleet.pids().items())[0]
-    os.kill(pid, signal.SIGKILL)
-    heard = load.end()
-    whole(heard)
-    for got, want in zip(heard, undisturbed, strict=True):
-        assert (got.said, got.finishes, got.usages) == (want.said, want.finishes, want.usages)
-    pauses = sorted(round(h.longest_s, 2) for h in heard)
-    lines = [json.loads(line) for line in fleet.access_log.read_text().splitlines()]
-    print(f"{victim} killed: {sum(entry['resumed'] > 0 for entry in lines)} resumed; longest pauses, s: {pauses[-5:]}")
-    assert any(entry["resumed"] for entry in lines)
-    fleet.wait_replicas(2, but=frozenset({victim}))
+    pauses: list[float] = []
+    for times, what in enumerate(killed):
+        fleet.wait_replicas(2)
+        load = Load(fleet, [asked(fleet, q) for q in questions(STREAMS)])
+        load.wait_events(800 + 800 * times)  # early in the chains, in their middle, and where some answer
+        victim, pid = sorted(fleet.pids().items())[0]
+        processes = [pid] if what == "replica" else engines_of(pid)
+        assert processes
+        for process in processes:
+            os.kill(process, signal.SIGKILL)
+        heard = load.end()
+        whole(heard)
+        for got, want in zip(heard, undisturbed, strict=True):
+            assert (got.said, got.finishes, got.usages) == (want.said, want.finishes, want.usages)
+        lines = [json.loads(line) for line in fleet.access_log.read_text().splitlines()][-STREAMS:]
+        assert any(entry["resumed"] for entry in lines), "nothing ran on what was killed: it shows nothing"
+        fleet.wait_all_idle()
+        pauses += [h.longest_s for h in heard]
+        fleet.wait_replicas(2, but=frozenset({victim}))
+    pauses.sort()
+    print(
+        f"kill -9 of {', '.join(killed)}: longest silence of a stream p50 {pauses[len(pauses) // 2]:.2f} s, "
+        f"p95 {pauses[len(pauses) * 95 // 100]:.2f} s"
+    )
 
 
 def test_stop_strings_limits_and_whole_answers_survive_a_kill_and_what_cannot_is_told(fleet: Any) -> None:
@@ -200,6 +225,19 @@ def test_what_still_runs_shortly_before_the_cap_goes_on_in_another_replica(
     fleet.put(with_replicas(before, fleet, 1))
 
 
+def test_an_ingress_that_goes_finishes_its_streams(fleet: Any, undisturbed: list[Heard]) -> None:
+    fleet.wait_replicas_of(INGRESS, 2)
+    load = Load(fleet, [asked(fleet, q) for q in questions(STREAMS)])
+    load.wait_events(600)
+    fleet.put(with_replicas(fleet.config, fleet, 1, INGRESS))
+    heard = load.end()
+    whole(heard)
+    assert [h.said for h in heard] == [h.said for h in undisturbed]
+    fleet.put(with_replicas(fleet.config, fleet, 2, INGRESS))
+    fleet.wait_replicas_of(INGRESS, 2)
+    fleet.wait_all_idle()
+
+
 def test_a_killed_ingress_ends_its_own_streams_alone_and_they_may_be_sent_again(
     fleet: Any, undisturbed: list[Heard]
 ) -> None:
@@ -239,35 +277,3 @@ def test_an_engine_argument_changes_under_load_and_no_request_fails(fleet: Any, 
     for which, h in heard:
         assert h.said == undisturbed[which].said
     fleet.wait_all_idle()
-
-
-def engines_of(pid: int) -> list[int]:
-    """Return the processes of a replica's engine."""
-    return [
-        child.pid for child in psutil.Process(pid).children(recursive=True) if "EngineCore" in "".join(child.cmdline())
-    ]
-
-
-@pytest.mark.parametrize("beside", [False, True], ids=["replica", "engine-process"])
-def test_three_kills_in_a_row_cost_the_streams_a_pause_and_no_more(
-    fleet: Any, undisturbed: list[Heard], beside: bool
-) -> None:
-    pauses: list[float] = []
-    for times in range(3):
-        fleet.wait_replicas(2)
-        load = Load(fleet, [asked(fleet, q) for q in questions(STREAMS)])
-        load.wait_events(800 + 800 * times)
-        victim, pid = sorted(fleet.pids().items())[0]
-        for process in engines_of(pid) if beside else [pid]:
-            os.kill(process, signal.SIGKILL)
-        heard = load.end()
-        whole(heard)
-        for got, want in zip(heard, undisturbed, strict=True):
-            assert (got.said, got.finishes, got.usages) == (want.said, want.finishes, want.usages)
-        fleet.wait_all_idle()
-        pauses += [h.longest_s for h in heard]
-        fleet.wait_replicas(2, but=frozenset({victim}))
-    pauses.sort()
-    print(
-        f"kill -9 three times: longest silence p50 {pauses[len(pauses) // 2]:.2f} s, p95 {pauses[len(pauses) * 95 // 100]:.2f} s"
-    )

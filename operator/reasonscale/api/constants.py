@@ -57,6 +57,12 @@ M_REASONING_TOKENS: Final = "reasonscale_reasoning_tokens_total"
 M_ANSWER_TOKENS: Final = "reasonscale_answer_tokens_total"
 M_BUDGET_EXHAUSTED: Final = "reasonscale_budget_exhausted_total"
 M_REJECTED: Final = "reasonscale_rejected_total"  # reason
+# The ingress', each of a model that may sleep at zero.
+M_INGRESS_TIME: Final = "reasonscale_ingress_time_seconds"  # unix time of the last write
+M_INGRESS_REQUESTS: Final = "reasonscale_ingress_requests"  # all that it has, held ones among them
+M_HELD: Final = "reasonscale_held_requests"  # waiting for a replica to start
+M_HELD_BYTES: Final = "reasonscale_held_bytes"  # of their bodies
+M_WAKE: Final = "reasonscale_wake_seconds"  # from the first request at zero to a ready replica
 M_RESUMES: Final = "reasonscale_resumes_total"  # outcome
 M_RESUME_PAUSE: Final = "reasonscale_resume_pause_seconds"  # from an engine's loss to the next token
 # The gate's, at the ingress: what is not in an engine yet. Counted beside the ledgers, never in them.

@@ -76,15 +76,17 @@ class ObjectivesSpec(Part):
 
 
 class Hold(Part):
-    """Requests kept at zero replicas until one is there."""
+    """Requests kept at zero replicas until one is there; its ingress replicas share the limits."""
 
-    max_requests: int = Field(default=100, ge=1, le=100_000, description="At most so many.")
+    max_requests: int = Field(default=100, ge=1, le=100_000, description="At most so many; more are answered 503.")
     max_bytes: Quantity = Field(default="64Mi", description="At most so many bytes of bodies.")
-    max: Duration = Field(default="10m", description="At most so long.")
+    max: Duration = Field(default="10m", description="Each at most so long.")
 
 
 class ScaleToZero(Part):
-    after: Duration = Field(default="15m", description="Idle for so long.")
+    """When the last replica goes, and what is kept until one is back; used where minReplicas is 0."""
+
+    after: Duration = Field(default="15m", description="With no request for so long.")
     hold: Hold = Field(default_factory=Hold, description="What is kept while none runs.")
 
 
@@ -107,11 +109,13 @@ class Scaling(Part):
         default=None,
         description="Auto acts; Recommend only says; Manual and External obey spec.replicas. Absent: Auto locally, the chart's default in a cluster.",
     )
-    min_replicas: int = Field(default=1, ge=0, le=1000, description="Never fewer.")
+    min_replicas: int = Field(default=1, ge=0, le=1000, description="Never fewer; 0 with scaleToZero.")
     max_replicas: int = Field(default=1, ge=1, le=1000, description="Never more.")
     objectives: ObjectivesSpec = Field(default_factory=ObjectivesSpec, description="What clients are promised.")
     kv_headroom_percent: int = Field(default=10, ge=0, le=80, description="Share of the KV cache kept free.")
-    scale_to_zero: ScaleToZero | None = Field(default=None, description="Stop the last replica when idle.")
+    scale_to_zero: ScaleToZero | None = Field(
+        default=None, description="Stop the last replica when idle; needed where minReplicas is 0."
+    )
     rates: RatesSpec = Field(default_factory=RatesSpec, description="How fast it may move.")
     start_timeout: Duration = Field(default="15m", description="A replica that is not ready by then is given up.")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from reasonscale.api import constants as c
-from reasonscale.scaling import words
+from reasonscale.scaling import words, zero
 from reasonscale.scaling.outlook import Outlook, look
 from reasonscale.scaling.state import Rise, State, learn, learn_fleet, start_time_s
 from reasonscale.scaling.types import Decision, Fleet, Freshness, Mode, Numbers, Observation, Policy
@@ -30,10 +30,15 @@ def decide(seen: Observation, policy: Policy, state: State) -> tuple[Decision, S
         state = replace(state, trend=outlook.trend)
     if policy.mode in (Mode.MANUAL, Mode.EXTERNAL):
         return _fixed(seen, policy, state, outlook)
+    if zero.at_zero(seen, policy) or (outlook is None and zero.waits_for_any(seen)):
+        return _from_zero(seen, policy, state, outlook)
     if outlook is None:
         return _blind(seen, policy, state)
     choice, after = _choose(seen.fleet, policy, state, outlook)
-    after = _watch(after, seen, outlook)
+    after = zero.watch(_watch(after, seen, outlook), seen)
+    idle_s = zero.may_sleep(after, policy, seen.time)
+    if idle_s is not None and choice.target == seen.fleet.target == choice.wanted == 1:
+        choice = _Choice(0, 0, c.REASON_IDLE, words.why_sleep(idle_s))
     target = _clamp(choice.target, policy)
     limited = choice.wanted > policy.max_replicas or choice.wanted < policy.min_replicas
     reason, message = choice.reason, choice.message
@@ -43,6 +48,11 @@ def decide(seen: Observation, policy: Policy, state: State) -> tuple[Decision, S
         message = f"{message}; {choice.wanted} replicas wanted, maxReplicas is {policy.max_replicas}"
     elif target != choice.target:
         message = f"{message}; bounds {policy.min_replicas} to {policy.max_replicas}"
+    going = seen.fleet.draining
+    free = max(seen.fleet.target, policy.max_replicas - going)  # a replica that drains holds its GPUs until it is gone
+    if target > free:
+        target, limited = free, True
+        message = f"{message}; {going} of maxReplicas {policy.max_replicas} finish their chains first"
     if target < seen.fleet.target and policy.mode is not Mode.RECOMMEND:
         after = replace(after, last_down=seen.time)
     return _decision(seen, policy, target, reason, message, outlook.numbers, limited), after
@@ -103,8 +113,24 @@ def _blind(seen: Observation, policy: Policy, state: State) -> tuple[Decision, S
     if target != current:
         message += f"; bounds {policy.min_replicas} to {policy.max_replicas}"
     reason = c.REASON_SIGNALS if target == current else c.REASON_BOUNDS
-    after = replace(state, calm_since=None, last_need=0.0, preempting_ticks=0)
+    after = replace(state, calm_since=None, last_need=0.0, preempting_ticks=0, idle_since=None)
     return _decision(seen, policy, target, reason, message, Numbers(), target != current), after
+
+
+def _from_zero(seen: Observation, policy: Policy, state: State, outlook: Outlook | None) -> tuple[Decision, State]:
+    """Wake as many replicas as what is held needs, or sleep on. Never fewer than were asked for: they load."""
+    current, start_s = seen.fleet.target, start_time_s(state, policy)
+    wanting, known = zero.demand(seen), seen.held_requests is not None
+    need = zero.wanted(seen, policy, state)
+    target = _clamp(max(current, zero.rounded(need, policy)), policy) if wanting > 0.0 else current
+    numbers = outlook.numbers if outlook else Numbers(waiting=wanting, need_queue=need, horizon_s=start_s)
+    if wanting > 0.0:
+        reason, message = c.REASON_WAKE, words.why_wake(wanting, seen.fleet, start_s)
+    else:
+        reason = c.REASON_IDLE if known else c.REASON_SIGNALS
+        message = words.why_asleep(known)
+    after = replace(state, calm_since=None, last_need=0.0, preempting_ticks=0, idle_since=None)
+    return _decision(seen, policy, target, reason, message, numbers, _up(need) > policy.max_replicas), after
 
 
 def _up(need: float) -> int:

@@ -130,7 +130,7 @@ def _waits(
     A queue that will not start in time needs seats and KV for all who are here now, and its prompts computed in time.
     """
     running, left, excess = crowd
-    waiting = sum(load.waiting for load in loads) + seen.held_requests
+    waiting = sum(load.waiting for load in loads) + (seen.held_requests or 0.0)
     prompts = sum(load.waiting_prompt_tokens for load in loads)
     allowed = policy.objectives.ttft_s
     if waiting > 0.0:
@@ -154,7 +154,7 @@ def look(seen: Observation, policy: Policy, state: State) -> Outlook:
     left, queued = owed_tokens(loads)
     owed = left + queued
     running = sum(count for load in loads for _, count, _ in load.running)
-    waiting = sum(load.waiting for load in loads) + seen.held_requests
+    waiting = sum(load.waiting for load in loads) + (seen.held_requests or 0.0)
     waiting_prompt = sum(load.waiting_prompt_tokens for load in loads)
     held = sum(count * (made + prompt) for load in loads for made, count, prompt in load.running)
     kv_now = max(held, sum(r.kv_used_tokens for r in seen.replicas))

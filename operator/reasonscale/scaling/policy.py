@@ -29,6 +29,7 @@ def policy_of(
         mode=Mode(resolved.mode),
         min_replicas=resolved.min_replicas,
         max_replicas=resolved.max_replicas,
+        zero_after_s=resolved.sleep.after_s if resolved.sleep is not None else None,
         manual_replicas=resolved.replicas,
         objectives=Objectives(
             ttft_s=resolved.ttft_s,

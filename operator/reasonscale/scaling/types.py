@@ -88,8 +88,11 @@ class Observation:
     fleet: Fleet
     classes: Mapping[str, ClassCounts] = field(default_factory=dict)
     replicas: tuple[ReplicaCounts, ...] = ()
-    held_requests: float = 0.0  # waiting at the ingress of a model at zero replicas
+    # Of a model that may sleep, as its ingresses say; None: unknown.
+    held_requests: float | None = None  # waiting for a replica to start
+    ingress_requests: float | None = None  # all that they have, from the first byte to the last
     draining: Mapping[str, ClassCounts] = field(default_factory=dict)  # of `classes`, what replicas have that go
+    resume_off: bool = False  # lost engines' requests are not handed on for now: too many were lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,7 @@ class Policy:
     mode: Mode = Mode.AUTO
     min_replicas: int = 1
     max_replicas: int = 1
+    zero_after_s: float | None = None  # with min_replicas 0: idle for so long, the last replica goes
     manual_replicas: int | None = None  # spec.replicas, obeyed in Manual and External
     objectives: Objectives = Objectives()
     rates: Rates = Rates()

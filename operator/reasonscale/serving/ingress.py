@@ -31,6 +31,8 @@ from reasonscale.serving.continuation import Continuation, packed, what_binds
 from reasonscale.serving.entrance import Entrance, Told
 from reasonscale.serving.errors import GaveUp, error_body
 from reasonscale.serving.gate import Refusal, Ticket
+from reasonscale.serving.hold import NotHeld, Pass
+from reasonscale.serving.holds import Holds
 from reasonscale.serving.reading import govern, known_by, model_of, read_body, request_id, sequences_of, session_of
 from reasonscale.serving.router import LOADS, PLACED
 from reasonscale.serving.routing import Loads
@@ -58,6 +60,8 @@ class Call:
     known_by: Callable[[], str] = str  # what it is known by when it comes again
     session: str | None = None
     prompt_tokens: int = 0  # about so many
+    size_bytes: int = 0  # of its body
+    leave: Pass | None = None  # of a model that may sleep
     takeover: Takeover | None = None
     unique: str = ""
     settled: bool = False
@@ -85,6 +89,7 @@ class Ingress:
     def __init__(self, servers: dict[str, Any]) -> None:
         self._handles = {name: handle.options(stream=True) for name, handle in servers.items()}
         self._settings: dict[str, ModelSettings] = {}
+        self._holds = Holds(self._handles)
         self._me = uuid.uuid4().hex[:8]
         self._gates: dict[str, Entrance] = {}
         self._told = Told()
@@ -99,10 +104,11 @@ class Ingress:
         self._pause = Histogram(c.M_RESUME_PAUSE, description=c.M_RESUME_PAUSE, boundaries=_SECONDS, tag_keys=(_MODEL,))
         self._rejected = Counter(c.M_REJECTED, description=c.M_REJECTED, tag_keys=(_MODEL, _REASON))
 
-    def reconfigure(self, user_config: dict[str, Any]) -> None:
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take new budgets, classes and limits; no engine restarts."""
         self._settings = {name: ModelSettings.from_json(data) for name, data in user_config["models"].items()}
-        self._losses.shared = user_config.get("ingresses", 1) > 1
+        self._holds.configure(self._settings)
+        self._losses.share(user_config.get("ingresses", 1) > 1)
 
     def _gate(self, settings: ModelSettings) -> Entrance:
         name, gate = self._handles[settings.model].deployment_name, self._gates.get(settings.model)
@@ -124,7 +130,7 @@ class Ingress:
         # Serve's proxy answers with the id that it was given or made; ours beside it would come out twice.
         call = Call(entry, {} if given == rid else {c.HEADER_REQUEST_ID: rid})
         try:
-            body = await read_body(request.headers.get("content-length"), request.stream())
+            body, call.size_bytes = await read_body(request.headers.get("content-length"), request.stream())
             settings = model_of(self._settings, body.get("model"))
             entry.model = settings.model
             gate = self._gate(settings)
@@ -143,6 +149,10 @@ class Ingress:
             return await self._run(settings, typed, call, chat, applied.most_output)
         except BadRequest as error:
             return self._refuse(call, error.status, str(error), error.param, error.code)
+        except NotHeld as error:
+            self._rejected.inc(tags={_MODEL: entry.model, _REASON: error.code})
+            call.headers["retry-after"] = str(error.retry_after_s)
+            return self._refuse(call, 503, str(error), None, error.code)
         except (asyncio.CancelledError, ClientDisconnect):
             self._settle(call, _CLIENT_GONE, {})
             raise
@@ -154,6 +164,8 @@ class Ingress:
         self, settings: ModelSettings, typed: Any, call: Call, chat: bool, most_output: int | None
     ) -> Response:
         assert call.ticket is not None
+        call.leave = await self._holds.enter(settings.model, call.size_bytes)
+        call.ticket.accepted = call.leave is not None and call.leave.held_s > 0.0
         refusal = await self._gate(settings).enter(call.ticket, call.known_by)
         if refusal is not None:
             return self._overloaded(call, refusal)
@@ -165,6 +177,8 @@ class Ingress:
         except BaseException:
             await pieces.aclose()
             raise
+        if call.leave is not None:
+            call.leave.begun()
         if isinstance(first, tuple) and first[0] != events.ERROR:
             return self._streamed(first, pieces, call)
         await pieces.aclose()
@@ -281,6 +295,9 @@ class Ingress:
             if status not in (200, _CLIENT_GONE):
                 self._resumes.inc(tags={_MODEL: call.entry.model, _OUTCOME: call.entry.error or "failed"})
         now, entry = time.monotonic(), call.entry
+        if call.leave is not None:
+            entry.held_s = round(call.leave.held_s, 4)
+            call.leave.over()
         entry.status, entry.e2e_s = status, round(now - entry.started_s, 4)
         for name, value in counts.items():
             setattr(entry, name, value)

@@ -48,8 +48,8 @@ def parse_body(raw: bytes) -> dict[str, Any]:
     return body
 
 
-async def read_body(declared: str | None, chunks: AsyncIterator[bytes]) -> dict[str, Any]:
-    """Return a body's object; BadRequest (413) as soon as it is too large, whether its length was declared or not."""
+async def read_body(declared: str | None, chunks: AsyncIterator[bytes]) -> tuple[dict[str, Any], int]:
+    """Return a body's object and its bytes; BadRequest (413) as soon as it is too large, whether its length was declared or not."""
     too_large = BadRequest(f"the body exceeds {MAX_BODY_BYTES} bytes", status=413, code="body_too_large")
     if declared and declared.isdigit() and int(declared[:20]) > MAX_BODY_BYTES:
         raise too_large
@@ -58,7 +58,7 @@ async def read_body(declared: str | None, chunks: AsyncIterator[bytes]) -> dict[
         raw += chunk
         if len(raw) > MAX_BODY_BYTES:
             raise too_large
-    return parse_body(bytes(raw))
+    return parse_body(bytes(raw)), len(raw)
 
 
 def model_of(models: Mapping[str, ModelSettings], name: object) -> ModelSettings:

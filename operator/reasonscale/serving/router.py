@@ -14,6 +14,7 @@ from reasonscale.serving.routing import Loads
 # The router runs in a thread of its own; the ingress in the same process reads by whole assignments alone.
 LOADS: dict[str, Loads] = {}  # by deployment
 PLACED: OrderedDict[str, tuple[str, float]] = OrderedDict()  # a request's unique id -> its replica, and since when
+READY: dict[str, int] = {}  # replicas that take requests, by deployment
 _PLACED_MOST = 100_000
 
 
@@ -38,7 +39,7 @@ class ExpectedWork(RequestRouter):  # type: ignore[misc]
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         """Take the replicas that there are, and their reports: also where no request comes, so that the gate sees room."""
         super().update_replicas(replicas)
-        self._heard(replicas)
+        READY[self._deployment_id.name] = len(self._heard(replicas))
 
     def _heard(self, replicas: list[RunningReplica]) -> dict[str, RunningReplica]:
         by_name = {replica.replica_id.unique_id: replica for replica in replicas}

@@ -150,13 +150,27 @@ def _replicas(samples: list[Sample], gained: Mapping[Key, float], live: frozense
     )  # fmt: skip
 
 
+def _ingress(samples: list[Sample], now: float, limit_s: float) -> tuple[float | None, float | None, float | None]:
+    """Return what the ingresses hold, all that they have, and the oldest one's age; None where none is heard of."""
+    written = {_process(s.labels): s.value for s in samples if s.name == c.M_INGRESS_TIME}
+    live = {p: t for p, t in written.items() if now - t <= limit_s}
+    if not live:
+        return None, None, None
+
+    def total(name: str) -> float:
+        return sum(s.value for s in samples if s.name == name and _process(s.labels) in live)
+
+    return total(c.M_HELD), total(c.M_INGRESS_REQUESTS), now - min(live.values())
+
+
 def assemble(
     samples: Iterable[Sample], model: str, fleet: Fleet, now: float, before: Memory, *, limit_s: float
 ) -> tuple[Observation, Memory]:
     """Return what the samples say of a model, and the memory for the next call.
 
     A ledger whose last write is older than `limit_s` is a dead replica's that lingers, or one that is stuck: its gauges
-    do not count. Fewer live ledgers than ready replicas for more than 15 s make the whole STALE.
+    do not count. Fewer live ledgers than ready replicas for more than 15 s make the whole STALE. Where there is no replica
+    and none is wanted there is no ledger: all that there is to know, the ingress tells.
     """
     mine = [s for s in samples if s.labels.get(c.LABEL_METRIC_MODEL) == model]
     gained, after = _increments(mine, before, now)
@@ -166,7 +180,10 @@ def assemble(
     gates = frozenset(p for p, t in told.items() if now - t <= limit_s)
     short = len(live) < fleet.ready
     short_since = (before.short_since if before.short_since is not None else now) if short else None
-    if not written:
+    held, at_ingress, ingress_age = _ingress(mine, now, limit_s)
+    if not live and ingress_age is not None and fleet.target == 0 and fleet.ready == 0:
+        freshness, age = Freshness.FRESH, ingress_age
+    elif not written:
         freshness, age = Freshness.ABSENT, None
     elif not live:
         freshness, age = Freshness.STALE, now - max(written.values())
@@ -187,6 +204,9 @@ def assemble(
         fleet=fleet,
         classes=_classes(mine, gained, live, gates),
         draining=_classes(mine, {}, going, frozenset()) if going else {},
+        resume_off=any(s.value > 0.0 for s in mine if s.name == c.M_RESUME_OFF),
         replicas=_replicas(mine, gained, live),
+        held_requests=held,
+        ingress_requests=at_ingress,
     )
     return observation, after

@@ -160,6 +160,40 @@ def test_scrapes_that_fail_stretch_the_window_over_what_the_counters_cover() -> 
     assert (found.classes["medium"].arrivals, found.window_s) == (35, 35.0)
 
 
+def ingress(worker: str, at: float, held: float = 0, inside: float = 0, model: str = "m") -> list[Sample]:
+    base = {"model": model, "WorkerId": worker}
+    return [
+        Sample(c.M_INGRESS_TIME, base, at),
+        Sample(c.M_HELD, base, held),
+        Sample(c.M_INGRESS_REQUESTS, base, inside),
+    ]
+
+
+ZERO = Fleet(target=0, ready=0)
+
+
+def test_what_ingresses_hold_is_summed_and_unknown_where_none_is_heard_of() -> None:
+    both = ingress("a", 99, 3, 5) + ingress("b", 98, 1, 1) + ingress("gone", 60, 9, 9) + ingress("x", 99, 7, 7, "other")
+    seen, _ = see(both, 100, fleet=ZERO)
+    assert (seen.held_requests, seen.ingress_requests) == (4, 6)
+    for old in ([], ingress("a", 60, 3, 5)):
+        seen, _ = see(old, 100, fleet=ZERO)
+        assert (seen.held_requests, seen.ingress_requests, seen.freshness) == (None, None, Freshness.ABSENT)
+
+
+def test_at_zero_there_is_no_ledger_and_the_ingress_is_all_there_is_to_know() -> None:
+    seen, memory = see(ingress("a", 99, held=2), 100, fleet=ZERO)
+    assert (seen.freshness, seen.age_s, seen.replicas) == (Freshness.FRESH, 1, ())
+    # The engine that starts then is a new process: it counts whole.
+    seen, _ = see(ingress("a", 104) + ledger("b", 104, arrivals=2), 105, memory)
+    assert seen.classes["medium"].arrivals == 2
+
+
+def test_a_replica_that_is_wanted_and_silent_is_absent_whatever_the_ingress_says() -> None:
+    seen, _ = see(ingress("a", 99, held=2), 100, fleet=Fleet(target=1, ready=0, starting_s=(9.0,)))
+    assert (seen.freshness, seen.held_requests) == (Freshness.ABSENT, 2)
+
+
 def gate(worker: str, at: float, *, waiting: float = 0, entered: float = 0, sent: float = 0) -> list[Sample]:
     base = {"model": "m", "WorkerId": worker}
     cls = base | {"cls": "medium"}

@@ -62,6 +62,7 @@ def observation(view: View, scrape: Scrape, classes: tuple[str, ...], stale_s: f
         classes=counts,
         replicas=replicas,
         held_requests=float(scrape.held),
+        ingress_requests=float(scrape.held + scrape.running.sum() + scrape.waiting.sum()),
     )
 
 
@@ -76,6 +77,7 @@ class Reasonscale(Policy):
         "down_interval_s": Rates().down_interval_s,
         "down_max_step": Rates().down_max_step,
         "mean_output_tokens": 1500.0,
+        "zero_after_s": 900.0,  # with minReplicas 0
     }
 
     def __init__(self, setting: Setting, params: Mapping[str, Any] | None = None) -> None:
@@ -88,6 +90,7 @@ class Reasonscale(Policy):
         self.policy = ScalingPolicy(
             min_replicas=setting.min_replicas,
             max_replicas=setting.max_replicas,
+            zero_after_s=float(p["zero_after_s"]) if setting.min_replicas == 0 else None,
             objectives=setting.objectives,
             rates=rates,
             kv_capacity_tokens=float(setting.profile.kv_tokens),
