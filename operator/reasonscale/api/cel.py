@@ -37,7 +37,9 @@ class Rule:
                 "messageExpression": f"'{text}'.format([{', '.join(values)}])",
                 "message": "contradicts another field",
             }
-        return out | ({"fieldPath": self.field} if self.field else {})
+        # A path into metadata, which the server defines itself, is refused with the whole definition.
+        named = bool(self.field) and not self.field.startswith(".metadata")
+        return out | ({"fieldPath": self.field} if named else {})
 
 
 def _names(values: Sequence[str]) -> str:
