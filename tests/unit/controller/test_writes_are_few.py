@@ -49,6 +49,8 @@ class Server:
         raise KubeError("nodes is forbidden")
 
     def service(self, namespace: str, name: str) -> dict[str, Any] | None:
+        if isinstance(self.refuse, KindMissing):
+            raise self.refuse  # as the watch does while the cluster has no such kind
         return self.objects.get("RayService")
 
     def pods(self, namespace: str, name: str) -> list[dict[str, Any]]:
