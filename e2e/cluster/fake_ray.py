@@ -19,6 +19,7 @@ from e2e.cluster.fake_nodes import CIDR
 
 from reasonscale.api import constants as c
 from reasonscale.serving.config import INGRESS
+from reasonscale.serving.numbers import number_of
 
 STARTS_S: Final = 2.0
 _CLASSES: Final = (c.CLASS_MEDIUM, c.CLASS_HIGH)
@@ -36,7 +37,7 @@ def details(told_s: float, config: dict[str, Any]) -> dict[str, Any]:
             "deployments": {
                 d["name"]: {
                     "name": d["name"], "status": "HEALTHY" if runs else "UPDATING", "message": "",
-                    "replicas": [{"replica_id": f"{d['name']}#{n}", "state": "RUNNING" if runs else "STARTING"} for n in range(d["num_replicas"])],
+                    "replicas": [{"replica_id": f"{d['name']}#{n}", "state": "RUNNING" if runs else "STARTING"} for n in range(number_of(d))],
                 }
                 for d in app["deployments"]
             },
@@ -91,7 +92,7 @@ def page() -> str:
     for config in known:
         for app in config.get("applications", ()):
             engines = next(d for d in app["deployments"] if d["name"] != INGRESS)
-            for n in range(engines["num_replicas"]):
+            for n in range(number_of(engines)):
                 out += _ledger(app["name"], f"{app['name']}-{n}", now)
     return "\n".join(out) + "\n"
 

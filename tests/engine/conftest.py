@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from reasonscale.api.load import load_models
+from reasonscale.api.load import load_models, parse
 from reasonscale.api.resolve import Resolved, resolve
 from reasonscale.local.ray_node import RAY_ENV, RayNode, free_port, start_ray
 from reasonscale.local.serve_api import AppState, ServeApi
@@ -168,10 +168,16 @@ class Service:
 
 @contextmanager
 def serving(
-    log: Path, replicas: int = 1, env: dict[str, str] | None = None, ingress_replicas: int = 1, drain_s: float = 1800.0
-) -> Iterator[Service]:
-    """Start Ray and so many replicas of the bundled model; stop both at the end."""
+    log: Path, replicas: int = 1, env: dict[str, str] | None = None, ingress_replicas: int = 1, drain_s: float = 1800.0,
+    scaling: dict[str, Any] | None = None, args: dict[str, str] | None = None, keep_alive_s: int = 90,
+) -> Iterator[Service]:  # fmt: skip
+    """Start Ray and so many replicas of the bundled model, with other scaling and engine arguments where given; stop both at the end."""
     model = load_models(EXAMPLE)[0]
+    if scaling is not None:
+        document = model.model_dump(by_alias=True, mode="json", exclude_unset=True)
+        document["spec"]["scaling"] = scaling
+        model = parse(document, EXAMPLE.parent)
+    model.spec.engine.args.update(args or {})
     resolved = replace(resolve(model, EXAMPLE.parent), drain_s=drain_s)
     node = start_ray()
     try:
@@ -181,7 +187,9 @@ def serving(
         )  # fmt: skip
         port = free_port()
         found = Service(node, resolved, {}, port, log)
-        found.put(serve_config(app, host="127.0.0.1", port=port))
+        config = serve_config(app, host="127.0.0.1", port=port)
+        config["http_options"]["keep_alive_timeout_s"] = keep_alive_s
+        found.put(config)
         yield found
     finally:
         node.stop()

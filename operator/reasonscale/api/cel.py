@@ -37,7 +37,9 @@ class Rule:
                 "messageExpression": f"'{text}'.format([{', '.join(values)}])",
                 "message": "contradicts another field",
             }
-        return out | ({"fieldPath": self.field} if self.field else {})
+        # A path into metadata, which the server defines itself, is refused with the whole definition.
+        named = bool(self.field) and not self.field.startswith(".metadata")
+        return out | ({"fieldPath": self.field} if named else {})
 
 
 def _names(values: Sequence[str]) -> str:
@@ -64,26 +66,6 @@ _ARGS: Final = _names(sorted(ALLOWED))
 _EFFORTS: Final = _names(EFFORT_NAMES)
 _COUNTS: Final = ("max_num_seqs", "max_num_batched_tokens", "block_size", "num_gpu_blocks_override")
 
-_NOT_YET: Final = (
-    Rule(
-        "spec.scaling", ".scaleToZero", "!has(self.scaleToZero)",
-        "not supported yet: leave it out and keep minReplicas at 1 or more",
-    ),
-    Rule(
-        "spec.scaling", ".minReplicas", "has(self.scaleToZero) || self.minReplicas > 0",
-        "was 0; scaling to zero is not supported yet: write 1 or more",
-    ),
-    Rule("spec.reasoning", ".underPressure", "!has(self.underPressure)", "not supported yet: leave it out"),
-    Rule(
-        "spec", ".replicas", "!has(self.replicas) || self.replicas > 0",
-        "was 0; scaling to zero is not supported yet: write 1 or more",
-    ),
-    Rule(
-        "spec", ".classes", "!has(self.classes) || self.classes.all(c, c.weight == 1)",
-        "weights other than 1 are not supported yet: leave weight out",
-    ),
-)  # fmt: skip
-
 _SCALING: Final = (
     Rule(
         "spec.scaling", ".minReplicas", "self.minReplicas <= self.maxReplicas",
@@ -105,6 +87,29 @@ _SCALING: Final = (
     Rule(
         "spec.scaling", ".startTimeout", "duration(self.startTimeout) >= duration('10s')",
         "was {self.startTimeout}; must be at least 10s: engines take longer to start",
+    ),
+)  # fmt: skip
+
+_HOLD: Final = "spec.scaling.scaleToZero.hold"
+_ZERO: Final = (
+    Rule(
+        "spec", ".replicas", "!has(self.replicas) || self.replicas > 0",
+        "was 0; nobody would wake a model that is told to have none: write 1 or more, or minReplicas: 0 with mode Auto",
+    ),
+    Rule(
+        "spec.scaling", ".minReplicas", "self.minReplicas > 0 || !has(self.mode) || !(self.mode in ['Manual', 'External'])",
+        "was 0; mode {self.mode} obeys spec.replicas and can't wake a model: write 1 or more, or mode Auto",
+    ),
+    Rule(
+        "spec.scaling", ".minReplicas", "self.minReplicas > 0 || has(self.scaleToZero)",
+        "was 0 without scaleToZero: say when it may sleep (scaleToZero with after: 15m), or write 1 or more",
+    ),
+    _between("spec.scaling.scaleToZero", "after", "10s", "168h", "10s", "168h"),
+    _between(_HOLD, "max", "1s", "24h", "1s", "24h"),
+    Rule(
+        _HOLD, ".maxBytes",
+        "quantity(self.maxBytes).compareTo(quantity('8Mi')) >= 0 && quantity(self.maxBytes).compareTo(quantity('64Gi')) <= 0",
+        "was {self.maxBytes}; must lie between 8Mi (two ingresses, bodies of up to 4Mi) and 64Gi",
     ),
 )  # fmt: skip
 
@@ -139,6 +144,17 @@ _ENGINE: Final = (
     ),
     Rule("", ".metadata", f"self.metadata.name.matches('{NAME_PATTERN}')", f"was {{self.metadata.name}}; {NAME_SAID}"),
     Rule(
+        "spec", ".accelerator.fraction",
+        "self.accelerator.fraction == 100 || self.parallelism.tensor * self.parallelism.pipeline * self.parallelism.data == 1",
+        "was {self.accelerator.fraction}; a replica of {self.parallelism.tensor * self.parallelism.pipeline * self.parallelism.data} "
+        "GPUs takes whole ones: leave it out, or set parallelism to 1",
+    ),
+    Rule(
+        "spec", ".engine.args",
+        "self.accelerator.fraction == 100 || !has(self.engine.args) || !('gpu_memory_utilization' in self.engine.args)",
+        "gpu_memory_utilization follows from spec.accelerator.fraction, {self.accelerator.fraction}: leave one of the two out",
+    ),
+    Rule(
         "spec.model.cache", "", "has(self.persistentVolumeClaim) != has(self.nodeLocal)",
         "needs exactly one of persistentVolumeClaim and nodeLocal",
     ),
@@ -164,6 +180,15 @@ _REASONING: Final = (
     Rule(
         "spec.reasoning.budget", ".default", "!has(self.default) || !has(self.max) || self.default <= self.max",
         "was {self.default}; it exceeds budget.max {self.max}",
+    ),
+    Rule(
+        "spec.reasoning", ".underPressure", "!has(self.underPressure) || (self.parser != 'none' && self.mode != 'Never')",
+        "was set, but this model does not reason: it has no default budget to shrink; leave it out",
+    ),
+    Rule(
+        "spec.reasoning", ".underPressure.floor",
+        "!has(self.underPressure) || !has(self.budget.default) || self.underPressure.floor <= self.budget.default",
+        "was {self.underPressure.floor}; it exceeds budget.default {self.budget.default}",
     ),
     Rule(
         "spec", ".reasoning.budget.default",
@@ -192,4 +217,4 @@ _REASONING: Final = (
     ),
 )  # fmt: skip
 
-RULES: Final[tuple[Rule, ...]] = (*_NOT_YET, *_SCALING, *_ENGINE, *_REASONING)
+RULES: Final[tuple[Rule, ...]] = (*_SCALING, *_ZERO, *_ENGINE, *_REASONING)

@@ -16,7 +16,7 @@ from reasonscale.api.engine_args import problem_of, value_of
 from reasonscale.api.families import PARSER_ALIASES, PARSERS, Switch
 from reasonscale.api.models import ReasoningModel
 from reasonscale.api.pod_rules import pod_rules
-from reasonscale.api.quantity import seconds
+from reasonscale.api.quantity import seconds, size_bytes
 from reasonscale.api.resolve import answer_reserve, context_tokens, family, kv_capacity, local_folder
 from reasonscale.api.scaling_spec import EFFORT_NAMES
 from reasonscale.api.sizes import GB, gpu_memory_bytes, size_of
@@ -42,7 +42,15 @@ class InvalidResource(ValueError):
 
 
 # What validates as a shape and is not built: refused by name, never silently accepted.
-_CLUSTER_ONLY: Final = ("engine.image", "accelerator", "model.tokenSecretRef", "model.cache", "rollout", "pod")
+_CLUSTER_ONLY: Final = (
+    "engine.image",
+    "accelerator.product",
+    "accelerator.resourceName",
+    "model.tokenSecretRef",
+    "model.cache",
+    "rollout",
+    "pod",
+)
 _MESSAGES: Final = {
     "missing": "is missing",
     "bool_type": "must be true or false",
@@ -115,20 +123,6 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _not_yet(model: ReasoningModel) -> Iterator[Problem]:
-    spec = model.spec
-    if spec.scaling.scale_to_zero is not None:
-        yield Problem("spec.scaling.scaleToZero", "not supported yet: leave it out and keep minReplicas at 1 or more")
-    elif spec.scaling.min_replicas == 0:
-        yield Problem("spec.scaling.minReplicas", "was 0; scaling to zero is not supported yet: write 1 or more")
-    if spec.reasoning.under_pressure is not None:
-        yield Problem("spec.reasoning.underPressure", "not supported yet: leave it out")
-    if spec.replicas == 0:
-        yield Problem("spec.replicas", "was 0; scaling to zero is not supported yet: write 1 or more")
-    if any(c.weight != 1 for c in spec.classes):
-        yield Problem("spec.classes", "weights other than 1 are not supported yet: leave weight out")
-
-
 def _reasoning_rules(model: ReasoningModel, base: Path | None) -> Iterator[Problem]:
     spec = model.spec.reasoning
     if spec.parser not in ("auto", "none") and spec.parser not in PARSERS:
@@ -167,6 +161,17 @@ def _reasoning_rules(model: ReasoningModel, base: Path | None) -> Iterator[Probl
         yield Problem(
             "spec.reasoning.budget.default",
             f"was {budget.default}; with answerReserve {reserve} it exceeds maxModelLen {context}: at most {max(room - 1, 0)}",
+        )
+    pressure = spec.under_pressure
+    if pressure is not None and (found.parser is None or found.native_efforts):
+        why = "takes efforts of its own" if found.native_efforts else "does not reason"
+        yield Problem(
+            "spec.reasoning.underPressure",
+            f"was set, but this model {why}: it has no default budget to shrink; leave it out",
+        )
+    if pressure is not None and budget.default is not None and pressure.floor > budget.default:
+        yield Problem(
+            "spec.reasoning.underPressure.floor", f"was {pressure.floor}; it exceeds budget.default {budget.default}"
         )
     for name, value in spec.efforts.items():
         where = f"spec.reasoning.efforts.{name}"
@@ -224,6 +229,37 @@ def _scaling_rules(model: ReasoningModel) -> Iterator[Problem]:
         )
 
 
+def _zero_rules(model: ReasoningModel) -> Iterator[Problem]:
+    scaling, spec = model.spec.scaling, model.spec
+    if spec.replicas == 0:
+        yield Problem(
+            "spec.replicas",
+            "was 0; nobody would wake a model that is told to have none: write 1 or more, or minReplicas: 0 with mode Auto",
+        )
+    if scaling.min_replicas == 0 and scaling.mode in ("Manual", "External"):
+        yield Problem(
+            "spec.scaling.minReplicas",
+            f"was 0; mode {scaling.mode} obeys spec.replicas and can't wake a model: write 1 or more, or mode Auto",
+        )
+    sleep = scaling.scale_to_zero
+    if sleep is None:
+        if scaling.min_replicas == 0:
+            yield Problem(
+                "spec.scaling.minReplicas",
+                "was 0 without scaleToZero: say when it may sleep (scaleToZero with after: 15m), or write 1 or more",
+            )
+        return
+    if not 10 <= seconds(sleep.after) <= 604_800:
+        yield Problem("spec.scaling.scaleToZero.after", f"was {sleep.after}; must lie between 10s and 168h")
+    if not 1 <= seconds(sleep.hold.max) <= 86_400:
+        yield Problem("spec.scaling.scaleToZero.hold.max", f"was {sleep.hold.max}; must lie between 1s and 24h")
+    if not 8 * 2**20 <= size_bytes(sleep.hold.max_bytes) <= 64 * 2**30:
+        yield Problem(
+            "spec.scaling.scaleToZero.hold.maxBytes",
+            f"was {sleep.hold.max_bytes}; must lie between 8Mi (two ingresses, bodies of up to 4Mi) and 64Gi",
+        )
+
+
 def _name_rule(model: ReasoningModel) -> Iterator[Problem]:
     name = model.metadata.name
     if not re.fullmatch(NAME_PATTERN, name):
@@ -262,6 +298,17 @@ def _placement_rules(model: ReasoningModel, base: Path | None) -> Iterator[Probl
         yield Problem(
             "spec.model.uri", f"was {spec.model.uri}; oci:// is not supported yet: write hf, s3, gs, pvc or file"
         )
+    fraction, gpus = spec.accelerator.fraction, par.tensor * par.pipeline * par.data
+    if fraction < 100 and gpus > 1:
+        yield Problem(
+            "spec.accelerator.fraction",
+            f"was {fraction}; a replica of {gpus} GPUs takes whole ones: leave it out, or set parallelism to 1",
+        )
+    if fraction < 100 and "gpu_memory_utilization" in spec.engine.args:
+        yield Problem(
+            "spec.engine.args.gpu_memory_utilization",
+            f"follows from spec.accelerator.fraction, {fraction}: leave one of the two out",
+        )
     cache = spec.model.cache
     if cache is not None and (cache.persistent_volume_claim is None) == (cache.node_local is None):
         yield Problem("spec.model.cache", "needs exactly one of persistentVolumeClaim and nodeLocal")
@@ -272,7 +319,6 @@ def _placement_rules(model: ReasoningModel, base: Path | None) -> Iterator[Probl
     memory = gpu_memory_bytes(product) if product else None
     if size is None or memory is None or spec.engine.args.get("quantization") or spec.engine.args.get("cpu_offload_gb"):
         return
-    gpus = par.tensor * par.pipeline * par.data
     capacity, context = kv_capacity(model, size), context_tokens(model, base)
     if capacity is not None and capacity < context:
         need = next(
@@ -283,21 +329,24 @@ def _placement_rules(model: ReasoningModel, base: Path | None) -> Iterator[Probl
             ),
             None,
         )
+        part = f"{fraction} % of " if fraction < 100 else ""
         remedy = (
-            f"set parallelism.tensor: {need}"
+            "set accelerator.fraction higher, or leave it out"
+            if fraction < 100
+            else f"set parallelism.tensor: {need}"
             if need
             else "spread it over more GPUs with parallelism.tensor and pipeline"
         )
         yield Problem(
             "spec.parallelism",
-            f"weights {size.weight_bytes / GB:.0f} GB do not fit {gpus} x {memory / GB:.0f} GB with room for KV: {remedy}",
+            f"weights {size.weight_bytes / GB:.0f} GB do not fit {part}{gpus} x {memory / GB:.0f} GB with room for KV: {remedy}",
         )
 
 
 def validate(model: ReasoningModel, base: Path | None = None) -> list[Problem]:
     """Return what is wrong with a resource whose shape is right; an empty list when nothing is."""
     problems = [
-        *_name_rule(model), *_not_yet(model), *_scaling_rules(model), *_engine_rules(model), *_placement_rules(model, base), *_reasoning_rules(model, base),
+        *_name_rule(model), *_scaling_rules(model), *_zero_rules(model), *_engine_rules(model), *_placement_rules(model, base), *_reasoning_rules(model, base),
         *(Problem(*found) for found in pod_rules(model)),
     ]  # fmt: skip
     names = [c.name for c in model.spec.classes]
@@ -323,11 +372,13 @@ def notes(model: ReasoningModel) -> list[str]:
         if not isinstance(value, str):
             quoted = str(value).lower() if isinstance(value, bool) else value
             found.append(f'spec.engine.args.{name}: in a cluster write it as text: "{quoted}"')
-    if "max_queue" in model.spec.scaling.objectives.model_fields_set:
-        found.append("spec.scaling.objectives.maxQueue: refusing by how long a request would wait is not supported yet")
     if model.spec.replicas is not None and (model.spec.scaling.mode or "Auto") in ("Auto", "Recommend"):
         found.append(
             f"spec.replicas is {model.spec.replicas}; mode {model.spec.scaling.mode or 'Auto'} chooses the number itself and ignores it"
+        )
+    if model.spec.scaling.scale_to_zero is not None and model.spec.scaling.min_replicas > 0:
+        found.append(
+            f"spec.scaling.scaleToZero has no effect while minReplicas is {model.spec.scaling.min_replicas}: write 0 to let it sleep"
         )
     if (
         family(model).parser is None

@@ -66,6 +66,12 @@ class Found:
     rolling: str | None = None  # what a rollout under way does
 
 
+_RESUME_OFF: Final = (
+    "engines were lost again and again, so that their requests end with engine_lost instead of going on in another; "
+    "it turns on again by itself ten minutes after the last: look why engines die"
+)
+
+
 def _conditions(record: Record | None, found: Found) -> list[dict[str, Any]]:
     out = [condition("Accepted", True, "Valid", "the resource is valid")]
     if record is None:
@@ -73,14 +79,19 @@ def _conditions(record: Record | None, found: Found) -> list[dict[str, Any]]:
     else:
         fleet = record.observation.fleet
         asked = record.decision.target if record.decision.act else fleet.target
+        asleep = asked == 0 and fleet.ready == 0
         text = f"{fleet.ready} of {asked} replicas serve"
-        out.append(condition("Ready", fleet.ready > 0, "Serving" if fleet.ready else "NoReplica", text))
+        if asleep:
+            # It answers, if late: who waits for Ready must not wait for ever.
+            out.append(condition("Ready", True, "AtZero", "asleep; the first request wakes it and is held meanwhile"))
+        else:
+            out.append(condition("Ready", fleet.ready > 0, "Serving" if fleet.ready else "NoReplica", text))
         out.append(_signals(record, found))
         mode = record.policy.mode.value
         acts = mode == "Auto" and not found.held
-        out.append(
-            condition("ScalingActive", acts, found.held_reason if found.held else mode, found.held or f"mode {mode}")
-        )
+        reason = found.held_reason if found.held else "AtZero" if asleep and acts else mode
+        said = f"mode {mode}, asleep at zero replicas" if asleep else f"mode {mode}"
+        out.append(condition("ScalingActive", acts, reason, found.held or said))
         bounds = f"bounds {record.policy.min_replicas} to {record.policy.max_replicas}"
         out.append(condition("ScalingLimited", record.decision.limited, "Bounds", bounds))
     if found.rolling or found.waiting:
@@ -93,6 +104,8 @@ def _conditions(record: Record | None, found: Found) -> list[dict[str, Any]]:
         out.append(condition("Progressing", False, "Settled", "nothing is being started or replaced"))
     if found.trouble is not None:
         out.append(condition("Degraded", True, *found.trouble))
+    elif record is not None and record.observation.resume_off:
+        out.append(condition("Degraded", True, "ResumeOff", _RESUME_OFF))
     else:
         out.append(condition("Degraded", False, "AsWanted", "everything is applied"))
     if found.update:
@@ -109,6 +122,11 @@ def _conditions(record: Record | None, found: Found) -> list[dict[str, Any]]:
 
 def _signals(record: Record, found: Found) -> dict[str, Any]:
     fresh = record.observation.freshness
+    known, ready = record.observation.held_requests is not None, record.observation.fleet.ready
+    if known and not ready:
+        return condition(
+            "SignalsAvailable", True, "IngressOnly", "no replica, so no ledger; what the ingress holds is read"
+        )
     if fresh is Freshness.FRESH:
         return condition("SignalsAvailable", True, "Fresh", "the engines' ledgers are read")
     if found.signals:
@@ -131,12 +149,13 @@ def _demand(record: Record) -> dict[str, Any]:
     numbers, replicas = record.decision.numbers, record.observation.replicas
     capacity = sum(r.kv_capacity_tokens or 0.0 for r in replicas)
     used = sum(r.kv_used_tokens for r in replicas)
-    full = numbers.kv_full_in_s
+    full, held = numbers.kv_full_in_s, record.observation.held_requests
     return {
         "queuedTokens": round(numbers.queued_tokens),
         "inFlightTokens": round(numbers.owed_tokens - numbers.queued_tokens),
         "kvUsagePercent": round(100 * used / capacity) if capacity else 0,
         "kvFullIn": None if full is None else f"{full:.0f}s",
+        **({} if held is None else {"heldRequests": round(held)}),
     }
 
 
@@ -170,7 +189,10 @@ def status_of(
     }  # fmt: skip
     fresh = decision.freshness is Freshness.FRESH
     # Unknown is not zero: what is not known is taken away.
-    out["demand"] = _demand(record) if fresh else dict.fromkeys(_demand(record))
+    demand = _demand(record)
+    # The ingress tells what is held, also while there is no ledger.
+    held = {k: v for k, v in demand.items() if k == "heldRequests"}
+    out["demand"] = demand if fresh else dict.fromkeys(demand) | held
     going = fleet.draining > 0 and fresh
     out["drain"] = {
         "tokensOwed": round(decision.numbers.drain_owed_tokens) if going else None,

@@ -52,6 +52,7 @@ class State:
     last_need: float = 0.0
     calm_since: float | None = None
     last_down: float | None = None
+    idle_since: float | None = None  # nothing in flight, held or arriving since then; None: not idle, or unknown
     rises: tuple[Rise, ...] = ()
     stuck_since: float | None = None  # more replicas have not helped
 

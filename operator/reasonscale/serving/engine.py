@@ -19,7 +19,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.metrics.loggers import StatLoggerBase
 
 from reasonscale.api import constants as c
-from reasonscale.serving import events
+from reasonscale.serving import events, place
 from reasonscale.serving.continuation import unpacked
 from reasonscale.serving.errors import EngineLost
 from reasonscale.serving.ledger import Ledger, Result, Tracker
@@ -41,6 +41,8 @@ class Asked:
     fresh: list[int] = field(default_factory=list)  # tokens that it was not told of yet
     mark: int | None = None  # of its prompt; not told yet
     arriving: bool = True  # not in the ledger yet: its prompt is being made
+    ingress: str = ""  # which sent it
+    sequences: int = 0  # choices of all its prompts that have begun
 
     @classmethod
     def of(cls, headers: Mapping[str, str]) -> Asked:
@@ -49,7 +51,7 @@ class Asked:
         return cls(
             headers.get(c.HEADER_CLASS, c.CLASS_MEDIUM), max(1, int(most)) if most.isdigit() else None,
             int(created) if created.isdigit() else None, unpacked(made) if made else [],
-            c.HEADER_BY_TOKEN in headers, c.HEADER_KEEP in headers,
+            c.HEADER_BY_TOKEN in headers, c.HEADER_KEEP in headers, ingress=headers.get(c.HEADER_INGRESS, ""),
         )  # fmt: skip
 
 
@@ -117,8 +119,24 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
         self.kv_capacity_tokens = _StepLogger.capacity_tokens = float(blocks * cache.block_size)
         return client
 
+    def _prepare_engine_config(self, callback_ctx: Any) -> Any:
+        """Return the engine's configuration; on one GPU without Ray's worker process between engine and GPU.
+
+        That worker costs a message to and fro each step, and forbids asynchronous scheduling.
+        """
+        if self._place is None:
+            return super()._prepare_engine_config(callback_ctx)
+        return place.engine_config(self.llm_config)
+
+    _place: int | None = None  # the GPU of an engine that has one alone
+
     async def start(self) -> None:
-        await super().start()
+        self._place = await place.gpu_of(self.llm_config)
+        if self._place is None:
+            await super().start()
+        else:
+            async with place.room(self._place, self.llm_config):
+                await super().start()
         client = self._engine_client
         self._start_ids, self._end_ids = _think_ids(client)
         reasoning = getattr(client.vllm_config, "reasoning_config", None)
@@ -146,6 +164,7 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
         rid, ledger = request_id, self.ledger
         asked = self._asked_of(rid)
         asked.arriving = False
+        asked.sequences += sampling_params.n or 1
         prompt_ids = (
             prompt.get("prompt_token_ids") if isinstance(prompt, dict) else getattr(prompt, "prompt_token_ids", None)
         )
@@ -267,6 +286,13 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
                 tracker.feed(new)
                 self._keep(rid, new)
                 self.ledger.progress(rid, tracker.generated, tracker.reasoning_tokens, tracker.answering)
+
+    def by_ingress(self) -> dict[str, int]:
+        """Return the sequences that are here, by the ingress that sent them."""
+        found: dict[str, int] = {}
+        for asked in self._asked.values():
+            found[asked.ingress] = found.get(asked.ingress, 0) + max(1, asked.sequences)
+        return found
 
     def retry_after_s(self) -> int:
         """Return when a place should be free: what waits at the rate of late, between 1 and 60 s."""

@@ -16,14 +16,8 @@ from typing import Any, Final
 PREFILL_WEIGHT: Final = 5.0
 TOKENS_TO_COME: Final = 2000.0
 # Keys of what a replica reports.
-KV_TOKENS, KV_CAPACITY, WAITING_PROMPT, REQUESTS, AT, PREEMPTED = (
-    "kv",
-    "capacity",
-    "prompt",
-    "requests",
-    "at",
-    "preempted",
-)
+KV_TOKENS, KV_CAPACITY, WAITING_PROMPT, REQUESTS = "kv", "capacity", "prompt", "requests"
+AT, PREEMPTED, BY = "at", "preempted", "by"  # BY: sequences by the ingress that sent them
 STALE_S: Final = 15.0  # a replica that reported nothing for so long is taken last
 FULL: Final = 0.95  # of its KV cache: filled no further while others have room
 SESSIONS: Final = 10_000
@@ -39,6 +33,15 @@ class Seen:
     report: Mapping[str, Any] = field(default_factory=dict)
     at_s: float = float("-inf")  # by our clock, when that came
     sent: list[tuple[float, float]] = field(default_factory=list)  # what was sent since: when, and its prompt's tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Takes:
+    """What the replicas take of one ingress, in sequences."""
+
+    in_all: int
+    mine: int  # that they hold of it, as they reported
+    oldest_s: float  # age of the oldest report
 
 
 class Loads:
@@ -121,9 +124,25 @@ class Loads:
             return 0  # it has just come: nothing is known because nothing has run
         if now - seen.at_s > STALE_S:
             return 2
-        capacity = float(seen.report.get(KV_CAPACITY, 0.0))
-        full = capacity > 0 and float(seen.report.get(KV_TOKENS, 0.0)) >= FULL * capacity
+        capacity, prompts = float(seen.report.get(KV_CAPACITY, 0.0)), float(seen.report.get(WAITING_PROMPT, 0.0))
+        full = capacity > 0 and float(seen.report.get(KV_TOKENS, 0.0)) + prompts >= FULL * capacity
         return 1 if full or seen.report.get(PREEMPTED) else 0
+
+    def takes(self, seats: int, ingress: str) -> Takes | None:
+        """Return what the replicas take of one ingress in all, at so many sequences each; None where none is known.
+
+        A replica that is full by its KV cache, preempts, hangs or is to be emptied keeps what it has and gets no more.
+        """
+        in_all, mine, oldest_s = 0, 0, 0.0
+        seen = list(self._seen.items())  # the router's thread adds to it
+        for replica, known in seen:
+            by = known.report.get(BY) or {}
+            own = int(by.get(ingress, 0))
+            shut = self._late(replica) or self._avoided(replica)
+            in_all += own if shut else max(0, seats - sum(by.values()) + own)
+            mine += own
+            oldest_s = max(oldest_s, self._clock() - known.at_s)
+        return Takes(in_all, mine, oldest_s) if seen else None
 
     def order(self, replicas: Iterable[str], session: str | None = None) -> list[str]:
         """Return the replicas in the order in which a request should try them; those to avoid only where all are."""

@@ -20,7 +20,7 @@ from reasonscale.serving.batching import batched
 from reasonscale.serving.engine import ReasonEngine
 from reasonscale.serving.errors import EngineLost
 from reasonscale.serving.export import Exporter, describe
-from reasonscale.serving.routing import AT, KV_CAPACITY, KV_TOKENS, PREEMPTED, REQUESTS, WAITING_PROMPT
+from reasonscale.serving.routing import AT, BY, KV_CAPACITY, KV_TOKENS, PREEMPTED, REQUESTS, WAITING_PROMPT
 from reasonscale.serving.settings import ModelSettings
 
 log = logging.getLogger("ray.serve")
@@ -106,6 +106,7 @@ class ReasonServer(LLMServer):  # type: ignore[misc]
         return {
             KV_TOKENS: sums.kv_usage * self.engine.kv_capacity_tokens, KV_CAPACITY: self.engine.kv_capacity_tokens,
             WAITING_PROMPT: ledger.waiting_prompt_tokens, REQUESTS: len(ledger.rows), AT: time.time(), PREEMPTED: preempted,
+            BY: self.engine.by_ingress(),
         }  # fmt: skip
 
     _preempted = 0

@@ -238,25 +238,50 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         "spec.classes",
         "'a' is there twice: names must differ",
     ),
-    "scale to zero": (
-        resource({"scaling": {"scaleToZero": {}}}),
-        "spec.scaling.scaleToZero",
-        "not supported yet: leave it out and keep minReplicas at 1 or more",
-    ),
-    "no replicas": (
+    "zero without saying when": (
         resource({"scaling": {"minReplicas": 0}}),
         "spec.scaling.minReplicas",
-        "was 0; scaling to zero is not supported yet: write 1 or more",
+        "was 0 without scaleToZero: say when it may sleep (scaleToZero with after: 15m), or write 1 or more",
     ),
-    "shrinking under pressure": (
-        resource({"reasoning": {"underPressure": {}}}),
+    "zero in a mode that can't wake": (
+        resource({"replicas": 1, "scaling": {"minReplicas": 0, "scaleToZero": {}, "mode": "Manual"}}),
+        "spec.scaling.minReplicas",
+        "was 0; mode Manual obeys spec.replicas and can't wake a model: write 1 or more, or mode Auto",
+    ),
+    "told to have no replica": (
+        resource({"replicas": 0, "scaling": {"mode": "External"}}),
+        "spec.replicas",
+        "was 0; nobody would wake a model that is told to have none: write 1 or more, or minReplicas: 0 with mode Auto",
+    ),
+    "asleep in a blink": (
+        resource({"scaling": {"minReplicas": 0, "scaleToZero": {"after": "2s"}}}),
+        "spec.scaling.scaleToZero.after",
+        "was 2s; must lie between 10s and 168h",
+    ),
+    "held for days": (
+        resource({"scaling": {"minReplicas": 0, "scaleToZero": {"hold": {"max": "48h"}}}}),
+        "spec.scaling.scaleToZero.hold.max",
+        "was 48h; must lie between 1s and 24h",
+    ),
+    "room for no request": (
+        resource({"scaling": {"minReplicas": 0, "scaleToZero": {"hold": {"maxBytes": "1Mi"}}}}),
+        "spec.scaling.scaleToZero.hold.maxBytes",
+        "was 1Mi; must lie between 8Mi (two ingresses, bodies of up to 4Mi) and 64Gi",
+    ),
+    "nobody may be held": (
+        resource({"scaling": {"minReplicas": 0, "scaleToZero": {"hold": {"maxRequests": 0}}}}),
+        "spec.scaling.scaleToZero.hold.maxRequests",
+        "was 0; input should be greater than or equal to 1",
+    ),
+    "shrinking what has no budget": (
+        resource({"reasoning": {"underPressure": {}}, "model": {"uri": "hf://openai/gpt-oss-120b"}}),
         "spec.reasoning.underPressure",
-        "not supported yet: leave it out",
+        "was set, but this model takes efforts of its own: it has no default budget to shrink; leave it out",
     ),
-    "class weights": (
-        resource({"classes": [{"name": "a", "match": {"header": "x", "values": ["1"]}, "weight": 2}]}),
-        "spec.classes",
-        "weights other than 1 are not supported yet: leave weight out",
+    "a floor above the default that shrinks to it": (
+        resource({"reasoning": {"budget": {"default": 512}, "underPressure": {"floor": 1024}}}),
+        "spec.reasoning.underPressure.floor",
+        "was 1024; it exceeds budget.default 512",
     ),
 }
 

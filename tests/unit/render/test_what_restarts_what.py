@@ -19,7 +19,7 @@ from reasonscale.render.marks import app_hashed, cluster_hashed, marks_of
 BASE: dict[str, Any] = {
     "model": {"uri": "hf://Qwen/Qwen3-32B", "maxModelLen": 32768},
     "parallelism": {"tensor": 2},
-    "scaling": {"mode": "Manual", "maxReplicas": 4},
+    "scaling": {"mode": "Manual", "maxReplicas": 4, "scaleToZero": {}},
     "replicas": 2,
     "pod": {"volumes": [{"name": "there", "emptyDir": {}}]},
 }
@@ -46,9 +46,14 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "spec.reasoning.efforts": ({"low": 512}, {}),
     "spec.reasoning.expose": ("Hidden", {}),
     "spec.reasoning.fieldNames": (["reasoning"], {}),
+    "spec.reasoning.underPressure": ({"floor": 512, "steps": 2}, {}),
     "spec.scaling.maxReplicas": (6, {}),
     "spec.scaling.minReplicas": (2, {}),
     "spec.scaling.mode": ("External", {}),
+    "spec.scaling.scaleToZero.after": ("1h", {}),
+    "spec.scaling.scaleToZero.hold.maxRequests": (7, {}),
+    "spec.scaling.scaleToZero.hold.maxBytes": ("32Mi", {}),
+    "spec.scaling.scaleToZero.hold.max": ("2m", {}),
     "spec.scaling.objectives.ttft": ("5s", {}),
     "spec.scaling.objectives.ttftPerPromptToken": ("500us", {}),
     "spec.scaling.objectives.tpot": ("80ms", {}),
@@ -88,7 +93,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "spec.replicas": (3, {}),
 }
 # One value alone is possible, or the field is refused as not supported yet, or others work on it: said, and looked at when it comes.
-UNCHANGED = {"spec.engine.name", "spec.parallelism.data", "spec.scaling.scaleToZero", "spec.reasoning.underPressure"}
+UNCHANGED = {"spec.engine.name", "spec.parallelism.data"}
 
 
 def leaves(node: dict[str, Any], path: str) -> list[str]:
@@ -132,7 +137,7 @@ def test_every_field_of_the_spec_stands_in_the_table_and_is_changed_here() -> No
     assert [f for f in fields if effect_of(f) is None] == []
     assert set(fields) - UNCHANGED == set(CHANGES)
     known = {".".join(f.split(".")[:n]) for f in fields for n in range(1, 9)}
-    assert set(EFFECTS) - known == {"spec.engine.reasons"}
+    assert set(EFFECTS) - known == {"spec.engine.reasons", "spec.scaling.sleeps"}
 
 
 @pytest.mark.parametrize("path", CHANGES)
@@ -143,7 +148,13 @@ def test_a_change_does_what_the_table_says(path: str) -> None:
 
 
 def test_the_exceptions_are_as_they_are_said() -> None:
-    plain = service(BASE)[0]
+    plain, plain_model = service(BASE)
+    awake = changed("spec.scaling", {"mode": "Manual", "maxReplicas": 4})
+    never_sleeps, model = service(awake)
+    assert seen(plain, never_sleeps) is Effect.ENGINES
+    assert marks_of(plain, plain_model).spec != marks_of(never_sleeps, model).spec
+    auto = [service(changed("spec.scaling", {"minReplicas": n, "scaleToZero": {}}))[0] for n in (0, 1)]
+    assert seen(*auto) is Effect.IN_PLACE
     assert seen(plain, service(changed("spec.model.uri", "pvc://claim/x"))[0]) is Effect.CLUSTER
     never = copy.deepcopy(BASE) | {"reasoning": {"mode": "Never"}}
     assert seen(plain, service(never)[0]) is Effect.ENGINES

@@ -8,40 +8,13 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from tests.unit.serving.virtual_time import clock, play
 
 from reasonscale.serving import events
 from reasonscale.serving.continuation import Continuation
 from reasonscale.serving.errors import EngineLost, GaveUp
 from reasonscale.serving.takeover import PASSED_TOKENS, ROOM_S, Takeover, Way
 from reasonscale.serving.turns import MANY_DEATHS, OFF_S, TURN_S, Deaths, Gone, Turns
-
-
-class Loop(asyncio.SelectorEventLoop):
-    """A loop whose time jumps to the next thing that is to happen."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._now = 0.0
-        select = self._selector.select  # type: ignore[attr-defined]
-
-        def at_once(timeout: float | None = None) -> Any:
-            if timeout:
-                self._now += timeout
-            return select(0)
-
-        self._selector.select = at_once  # type: ignore[attr-defined]
-
-    def time(self) -> float:
-        return self._now
-
-
-def play(main: Any) -> Any:
-    with asyncio.Runner(loop_factory=Loop) as runner:
-        return runner.run(main)
-
-
-def clock() -> float:
-    return asyncio.get_running_loop().time()
 
 
 class Stream:
