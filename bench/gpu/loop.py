@@ -30,10 +30,10 @@ from reasonscale.serving.gpus import GIB, NoGpu, gpus
 
 PACE_MS = 40.0
 FRACTION, SEATS, CONTEXT = 30, 64, 8192
-RATE, SEED = 3.3, 7
+RATE, SEED = 4.5, 7
 # Seconds, and the range of tokens of a chain.
-PHASES = ((90.0, (180, 420)), (210.0, (800, 1600)), (100.0, (180, 420)))
-CALM_S = 150.0
+PHASES = ((40.0, (120, 300)), (150.0, (600, 1000)), (70.0, (120, 300)))
+CALM_S = 80.0
 
 
 def load(name: str, rehearse: bool) -> list[tuple[float, int, dict[str, Any]]]:
