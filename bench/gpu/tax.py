@@ -149,7 +149,7 @@ async def measure(
                 for count in streams:
                     rounds: dict[str, list[Any]] = {"bare": [], "stack": []}
                     out["rounds"][str(count)] = rounds
-                    for pair in range(pairs):
+                    for pair in range(pairs if count > 1 else 1):  # one stream is measured again below
                         for side in ("bare", "stack") if pair % 2 == 0 else ("stack", "bare"):
                             found = await burst(urls[side], name, count, tokens)
                             rounds[side].append(figures(found, tokens))
