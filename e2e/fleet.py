@@ -227,13 +227,13 @@ class Fleet:
 
     def clusters(self) -> set[str]:
         """Return the Ray clusters that KubeRay has made: another one is an engine started anew."""
-        return {x["metadata"]["uid"] for x in self.http.get(CLUSTERS, headers=METADATA).json()["items"]}
+        return {x["metadata"]["uid"] for x in self.http.get(CLUSTERS, headers=METADATA).json()["items"] or ()}
 
     def versions(self, path: str) -> dict[str, str]:
         """Return what changes when somebody changes the spec of an object, or makes it again."""
         return {
             f"{x['metadata']['namespace']}/{x['metadata']['name']}": f"{x['metadata']['uid']}/{x['metadata']['generation']}"
-            for x in self.http.get(path, headers=METADATA).json()["items"]
+            for x in self.http.get(path, headers=METADATA).json()["items"] or ()
         }
 
     def rss_mb(self) -> float:
@@ -352,7 +352,7 @@ def measure(count: int, minutes: float, folder: Path, say: Callable[[str], None]
             "writes_until_then": writes,
         }
         found["pods"] = sum(
-            len(fleet.http.get(f"/api/v1/namespaces/{s}/pods", headers=METADATA).json()["items"]) for s in SPACES
+            len(fleet.http.get(f"/api/v1/namespaces/{s}/pods", headers=METADATA).json()["items"] or ()) for s in SPACES
         )
         time.sleep(40)  # the last of the load's numbers are written
         found["untouched"] = _quiet(fleet, count, minutes, say)
