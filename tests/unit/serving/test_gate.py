@@ -231,3 +231,7 @@ def test_no_more_are_held_than_memory_allows() -> None:
     assert [a is None for a in answers] == [True] * 4 + [False] * 2
     assert answers[-1] is not None
     assert answers[-1].full
+    # Three seats that make 500 tokens at 40 a second each: one ends in 4 s; the second that is refused may come after the first.
+    gate = Gate(Rules(seats=3, max_queue_s=1e6, most_held=3))
+    told = [gate.ask(Ticket("a", key=str(i)), 0.0) for i in range(6)][3:]
+    assert [answer.retry_after_s for answer in told if answer is not None] == [6, 11, 16]
