@@ -51,8 +51,9 @@ class Ticket:
     prompt_tokens: int = 0
     most: float | None = None  # output tokens that it can make at most
     seats: int = 1
+    # While the model slept: it has waited by other limits than the queue's, and is refused no more.
+    accepted: bool = False
     made: Callable[[], int] | None = None  # tokens so far; None: not told before its end
-    owed: bool = False  # it was let in before, at zero replicas: it only waits its turn
     arrived_s: float = 0.0
     sent_s: float | None = None
     cost: float = 0.0  # expected; its class is charged so much when it goes
@@ -143,8 +144,8 @@ class Gate:
         ticket.arrived_s, ticket.cost = now, ticket.seats * mean + PROMPT_COST * ticket.prompt_tokens
         held = len(self.running) + len(self.waiting)
         booking = self.bookings.find(ticket.key) if ticket.key else None
-        full = held >= self.rules.most_held and not ticket.owed
-        if full or not self._servable(ticket, booking, now):
+        full = held >= self.rules.most_held
+        if not ticket.accepted and (full or not self._servable(ticket, booking, now)):
             return Refusal(self._book(ticket, booking, now), held, full)
         if booking is not None:
             self.bookings.take(booking)
@@ -153,7 +154,7 @@ class Gate:
 
     def _servable(self, ticket: Ticket, booking: Booking | None, now: float) -> bool:
         """Tell whether a request will start within the longest queue, nineteen times in twenty."""
-        if ticket.owed or self.room > len(self.waiting):
+        if self.room > len(self.waiting):
             return True
         longest = self.rules.max_queue_s
         if booking is None:

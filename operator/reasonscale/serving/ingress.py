@@ -9,15 +9,11 @@ import uuid
 from typing import Any
 
 from fastapi import FastAPI, Request
-from pydantic import ValidationError
 from ray import serve
-from ray.llm._internal.serve.core.configs.openai_api_models import ChatCompletionRequest, CompletionRequest
-from ray.llm._internal.serve.core.ingress.utils import _sanitize_chat_completion_request
 from ray.util.metrics import Counter, Histogram
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from vllm.exceptions import VLLMClientError
 
 from reasonscale.api import constants as c
 from reasonscale.serving import events, loopback
@@ -33,6 +29,7 @@ from reasonscale.serving.reading import govern, known_by, model_of, read_body, r
 from reasonscale.serving.router import LOADS
 from reasonscale.serving.settings import ModelSettings
 from reasonscale.serving.stream import error_of, relay
+from reasonscale.serving.typed import typed_request
 
 _SECONDS = [0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300, 600, 1800]
 _TPOT = [0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1]
@@ -115,7 +112,7 @@ class Ingress:
             call.headers |= {c.HEADER_BUDGET: applied.label, c.HEADER_CLASS: applied.cls}
             if applied.shrunk:
                 call.headers |= gate.note_shrunk()
-            typed = _typed(applied.body, rid, chat)
+            typed = typed_request(applied.body, rid, chat)
             entry.streamed = bool(typed.stream)
             most = min((n for n in (max_output(body), applied.most_output) if n is not None), default=None)
             call.ticket = Ticket(entry.cls, prompt_tokens=call.prompt_tokens, most=most, seats=sequences_of(body))
@@ -139,7 +136,7 @@ class Ingress:
     ) -> Response:
         assert call.ticket is not None
         call.leave = await self._holds.enter(settings.model, call.size_bytes)
-        call.ticket.owed = call.leave is not None and call.leave.held_s > 0.0
+        call.ticket.accepted = call.leave is not None and call.leave.held_s > 0.0
         refusal = await self._gate(settings).enter(call.ticket, call.known_by)
         if refusal is not None:
             return self._overloaded(call, refusal)
@@ -250,28 +247,6 @@ class Ingress:
         length = model_of(self._settings, name).max_model_len
         common = {"object": "model", "created": self._created, "owned_by": "reasonscale"}
         return {"id": name, **common, "max_model_len": length}
-
-
-def _typed(body: dict[str, Any], rid: str, chat: bool) -> Any:
-    """Return a request as the engine takes it; BadRequest with the field of the first thing that is wrong."""
-    kind = ChatCompletionRequest if chat else CompletionRequest
-    try:
-        request = kind.model_validate(body | {"request_id": rid})
-        return _sanitize_chat_completion_request(request) if chat else request
-    except ValidationError as error:
-        first = error.errors()[0]
-        # Names of a union's arms stand between the fields; they are pydantic's, not the client's.
-        parts = [str(p) for p in first["loc"] if isinstance(p, int) or str(p) in body or str(p).islower()]
-        where = ".".join(parts) or None
-        raise BadRequest(f"{where or 'the body'}: {first['msg']}", where) from None
-    except VLLMClientError as error:
-        field = getattr(error, "parameter", None)
-        raise BadRequest(str(error), field if isinstance(field, str) else None) from None
-    except ValueError as error:
-        raise BadRequest(str(error)) from None
-    except (TypeError, AttributeError, KeyError):
-        # vLLM's checks run before the types are known: `messages: null` breaks one of them.
-        raise BadRequest("a field has a type that it cannot have; see OpenAI's reference for the right ones") from None
 
 
 def _about(length: str | None) -> int:

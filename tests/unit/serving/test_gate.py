@@ -217,7 +217,7 @@ def test_before_anything_is_known_of_replicas_one_of_them_is_filled() -> None:
 
 def test_who_was_let_in_before_is_not_refused_again_and_waits_its_turn() -> None:
     gate = Gate(Rules(seats=2, max_queue_s=0.1, most_held=3))
-    tickets = [Ticket("a", owed=True) for _ in range(50)]
+    tickets = [Ticket("a", accepted=True) for _ in range(50)]
     assert [gate.ask(ticket, 0.0) for ticket in tickets] == [None] * 50
     assert gate.due(0.0) == tickets[:2]
     assert gate.ask(Ticket("a"), 0.0) is not None
