@@ -14,7 +14,13 @@ BIG = StepTime(0.019, 7e-5, 6e-8, 9e-5)  # a 32B: a prompt token costs 0.09 ms
 def test_a_large_model_takes_far_less_than_vllm_s_default():
     found = chunk_of(BIG, Objectives(), 256)
     assert 256 <= found.tokens <= 512
-    assert "start a prompt in time" in found.reason
+    assert "beside a prompt" in found.reason
+
+
+def test_where_both_cannot_be_the_start_of_prompts_goes_first_and_the_reason_says_what_a_step_takes():
+    found = chunk_of(BIG, Objectives(tpot_s=0.03), 256)
+    assert found.tokens == 384
+    assert found.reason == "as few as start a prompt in time; a step with so many takes 57 ms"
 
 
 def test_a_small_model_keeps_the_default_since_no_prompt_slows_its_neighbours():
