@@ -1,7 +1,7 @@
 """Our router against Ray's: `python -m bench.routers simulated` and `python -m bench.routers real`.
 
-simulated   The product's own decision with each router before the fleet: attainment, p95 of the time to first token,
-            preemptions, and what a replica that is told to go still owes. Ray's prefix-aware router falls back to two
+simulated   The product's own decision with each router before the fleet, and the same number of replicas at all times:
+            attainment, p95 of the time to first token, preemptions, and what a replica that is told to go still owes. Ray's prefix-aware router falls back to two
             choices where no prompt is shared; the engine model has no prefix cache, so that it is not played.
 real        Three engines on this machine, each held to a pace; the same arrivals under each router, Ray's prefix-aware one
             among them. What the replica owes that Serve would stop next is read from the ledgers twice a second.
@@ -31,7 +31,7 @@ from reasonscale.serving.config import app_name, deployment_name, serve_app, ser
 from reasonscale.serving.victims import Standing, victims
 from reasonscale.simulator import policies, workload
 from reasonscale.simulator.profile import load as load_profile
-from reasonscale.simulator.run import Options, run, setting_of
+from reasonscale.simulator.run import Options, Outcome, run, setting_of
 
 OUT = Path("bench/results")
 PROFILE = "qwen2-32b-h200"
@@ -44,24 +44,33 @@ REAL = {
 }
 
 
+def _played(work: workload.Workload, profile: Any, router: str, policy: str) -> tuple[dict[str, Any], Outcome]:
+    """Return one run's row, and all of it."""
+    options = Options(cold_start_s=120.0, seed=1, router=router)
+    found = run(work, profile, policies.make(policy, setting_of(work, profile, options)), options)
+    data, owed = found.to_json(), found.owed_at_stop
+    row = {
+        "trace": work.name, "fleet": policy, "router": router, "attainment": data["attainment"], "gpu_hours": data["gpu_hours"],
+        "ttft_p95_s": data["ttft_s"]["p95"], "tpot_p95_ms": data["tpot_ms"]["p95"],
+        "preempted_per_1000": data["preempted_per_1000"], "scale_downs": data["scale_downs"],
+    }  # fmt: skip
+    if owed:
+        row["tokens_owed_by_victim_mean"] = round(float(np.mean([went for went, _ in owed])), 1)
+        row["tokens_owed_by_the_longest_running_mean"] = round(float(np.mean([longest for _, longest in owed])), 1)
+    print(row, file=sys.stderr)
+    return row, found
+
+
 def simulated(traces: list[str]) -> dict[str, Any]:
-    """Return each trace under each router."""
+    """Return each trace under each router: with the product's decision, and with as many replicas at all times."""
     profile, rows = load_profile(PROFILE), []
     for name in traces:
-        work = workload.load(name, seed=1)
+        work, replicas = workload.load(name, seed=1), 0
         for router in SIMULATED:
-            options = Options(cold_start_s=120.0, seed=1, router=router)
-            found = run(work, profile, policies.make("ours", setting_of(work, profile, options)), options)
-            data = found.to_json()
-            owed = [went for went, _ in found.owed_at_stop]
-            rows.append({
-                "trace": name, "router": router, "attainment": data["attainment"], "gpu_hours": data["gpu_hours"],
-                "ttft_p95_s": data["ttft_s"]["p95"], "tpot_p95_ms": data["tpot_ms"]["p95"],
-                "preempted_per_1000": data["preempted_per_1000"], "scale_downs": data["scale_downs"],
-                "tokens_owed_by_victim_mean": round(float(np.mean(owed)), 1) if owed else None,
-                "tokens_owed_by_the_longest_running_mean": round(float(np.mean([o for _, o in found.owed_at_stop])), 1) if owed else None,
-            })  # fmt: skip
-            print(rows[-1], file=sys.stderr)
+            row, found = _played(work, profile, router, "reasonscale")
+            rows.append(row)
+            replicas = replicas or round(found.replica_s / found.span_s)  # of ours on average, for all routers
+        rows += [_played(work, profile, router, f"static:{replicas}")[0] for router in SIMULATED]
     return {"profile": PROFILE, "rows": rows}
 
 

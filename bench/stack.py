@@ -136,7 +136,7 @@ async def stack(pace_ms: float) -> AsyncIterator[Stack]:
         await asyncio.to_thread(node.stop)
 
 
-def _flags(kwargs: dict[str, Any]) -> list[str]:
+def flags(kwargs: dict[str, Any]) -> list[str]:
     out = []
     for name, value in kwargs.items():
         flag = name.replace("_", "-")
@@ -153,7 +153,7 @@ async def bare(pace_ms: float, log: Path, timeout_s: float = 240.0) -> AsyncIter
     resolved, port = model(), free_port()
     args: Sequence[str] = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port),
-        "--model", resolved.model_source, "--served-model-name", resolved.served_name, *_flags(engine_kwargs(resolved)),
+        "--model", resolved.model_source, "--served-model-name", resolved.served_name, *flags(engine_kwargs(resolved)),
         "--disable-uvicorn-access-log",
     ]  # fmt: skip
     env = (

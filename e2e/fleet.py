@@ -29,8 +29,7 @@ from typing import Any, Final
 
 import httpx
 import yaml
-from e2e.cluster.control_plane import binaries, free_ports
-from e2e.cluster.controllers import FullPlane
+from e2e.cluster.control_plane import ControlPlane, binaries, free_ports
 from e2e.cluster.fake_nodes import FakeNodes
 
 from reasonscale.api import constants as c
@@ -94,7 +93,7 @@ class Fleet:
         found = binaries()
         assert found is not None, "REASONSCALE_E2E_BIN names no folder with the binaries"
         self._stack, self._folder, self._bin = stack, folder, found
-        self.plane = FullPlane(found, folder / "plane")
+        self.plane = ControlPlane(found, folder / "plane", controllers=True)
         stack.callback(self.plane.stop)
         self.plane.start()
         context = ssl.create_default_context(cafile=str(self.plane.ca))

@@ -64,6 +64,7 @@ NOT_FOR_CEL = {
     "a field misspelt",
     "a nested field misspelt",
     "a native effort of a family without one",
+    "shrinking what has no budget",
     "R1 told never to think",
     "weights that don't fit",
     # Shapes of Kubernetes' own, which the definition leaves as they are.
@@ -132,6 +133,7 @@ SPECS = _maybe(
             "budget": _maybe(default=_TOKENS, max=_TOKENS, answerReserve=st.integers(1, 9000)),
             "efforts": st.dictionaries(st.sampled_from(["none", "low", "high", "huge"]), st.integers(-1, 9000), max_size=3),
             "mode": st.sampled_from(["Auto", "Never"]),
+            "underPressure": _maybe(floor=st.integers(1, 9000), steps=st.integers(1, 16)),
         },
     ),
     engine=_maybe(args=st.dictionaries(

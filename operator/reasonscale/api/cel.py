@@ -37,7 +37,9 @@ class Rule:
                 "messageExpression": f"'{text}'.format([{', '.join(values)}])",
                 "message": "contradicts another field",
             }
-        return out | ({"fieldPath": self.field} if self.field else {})
+        # A path into metadata, which the server defines itself, is refused with the whole definition.
+        named = bool(self.field) and not self.field.startswith(".metadata")
+        return out | ({"fieldPath": self.field} if named else {})
 
 
 def _names(values: Sequence[str]) -> str:
@@ -142,6 +144,17 @@ _ENGINE: Final = (
     ),
     Rule("", ".metadata", f"self.metadata.name.matches('{NAME_PATTERN}')", f"was {{self.metadata.name}}; {NAME_SAID}"),
     Rule(
+        "spec", ".accelerator.fraction",
+        "self.accelerator.fraction == 100 || self.parallelism.tensor * self.parallelism.pipeline * self.parallelism.data == 1",
+        "was {self.accelerator.fraction}; a replica of {self.parallelism.tensor * self.parallelism.pipeline * self.parallelism.data} "
+        "GPUs takes whole ones: leave it out, or set parallelism to 1",
+    ),
+    Rule(
+        "spec", ".engine.args",
+        "self.accelerator.fraction == 100 || !has(self.engine.args) || !('gpu_memory_utilization' in self.engine.args)",
+        "gpu_memory_utilization follows from spec.accelerator.fraction, {self.accelerator.fraction}: leave one of the two out",
+    ),
+    Rule(
         "spec.model.cache", "", "has(self.persistentVolumeClaim) != has(self.nodeLocal)",
         "needs exactly one of persistentVolumeClaim and nodeLocal",
     ),
@@ -167,6 +180,10 @@ _REASONING: Final = (
     Rule(
         "spec.reasoning.budget", ".default", "!has(self.default) || !has(self.max) || self.default <= self.max",
         "was {self.default}; it exceeds budget.max {self.max}",
+    ),
+    Rule(
+        "spec.reasoning", ".underPressure", "!has(self.underPressure) || (self.parser != 'none' && self.mode != 'Never')",
+        "was set, but this model does not reason: it has no default budget to shrink; leave it out",
     ),
     Rule(
         "spec.reasoning", ".underPressure.floor",

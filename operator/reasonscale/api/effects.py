@@ -39,6 +39,7 @@ EFFECTS: Final[dict[str, Effect]] = {
     "spec.parallelism.pipeline": Effect.CLUSTER,
     "spec.parallelism.data": Effect.CLUSTER,
     "spec.parallelism.expert": Effect.ENGINES,
+    "spec.accelerator.fraction": Effect.ENGINES,
     "spec.accelerator": Effect.CLUSTER,
     "spec.reasoning.parser": Effect.ENGINES,
     "spec.reasoning.mode": Effect.IN_PLACE,
@@ -71,6 +72,7 @@ EXCEPTIONS: Final[dict[str, str]] = {
     "spec.reasoning.mode": "to or from `Never`: engines, since the parser goes or comes",
     "spec.scaling.scaleToZero": "where it comes or goes: engines, since Serve then keeps the number in another way; `minReplicas` 1 and 0 change in place",
     "spec.engine.args": "with `rollout.strategy: Surge` whatever says engines starts a new cluster beside the old",
+    "spec.accelerator.fraction": "on CPU nothing: there is no GPU to share",
     "spec.accelerator.product": "on CPU nothing: there is no GPU to choose",
 }
 

@@ -86,6 +86,10 @@ class Accelerator(Part):
         default=None, description="Product as the node's label nvidia.com/gpu.product says it."
     )
     resource_name: ShortText = Field(default="nvidia.com/gpu", description="Extended resource to ask for.")
+    fraction: int = Field(
+        default=100, ge=5, le=100,
+        description="Percent of one GPU's memory that a replica takes, for small models; on one machine replicas then share a GPU.",
+    )  # fmt: skip
 
 
 class NamedSecret(Part):

@@ -16,6 +16,7 @@ from reasonscale.api.scaling_spec import ScaleToZero
 from reasonscale.api.sizes import Size, gpu_memory_bytes, size_of
 
 DEFAULT_MAX_MODEL_LEN = 32768
+GPU_MEMORY_UTILIZATION = 0.92  # of what a replica has of a GPU; vLLM's own default
 _EFFORT_SHARES = {"none": 0.0, "minimal": 1 / 16, "low": 1 / 4, "medium": 1.0, "high": 4.0, "xhigh": 8.0, "max": 8.0}
 
 
@@ -67,6 +68,7 @@ class Resolved:
     max_num_batched_tokens: int
     kv_capacity_tokens: float | None  # per replica, where it can be told before the engine has started
     gpus_per_replica: int
+    gpu_share: float  # of each GPU: 1.0, or less where replicas share one
     tensor: int
     pipeline: int
     data: int
@@ -94,6 +96,19 @@ class Resolved:
     engine_args: Mapping[str, str | int | float | bool]
     sleep: ResolvedSleep | None = None  # scaleToZero; it takes minReplicas 0 to use it
 
+    def _gpus(self) -> str:
+        if self.gpu_share < 1.0:
+            return f"{self.gpu_share:.0%} of a GPU each"
+        return f"{self.gpus_per_replica} GPUs each in a cluster"
+
+    @property
+    def gpu_memory_utilization(self) -> float:
+        """Return the share of a GPU's memory that an engine takes."""
+        said = self.engine_args.get("gpu_memory_utilization")
+        if isinstance(said, (int, float)) and not isinstance(said, bool):
+            return float(said)
+        return round(GPU_MEMORY_UTILIZATION * self.gpu_share, 4)
+
     def as_lines(self) -> list[str]:
         """Return what was chosen as lines for a person."""
         r = self.reasoning
@@ -108,7 +123,7 @@ class Resolved:
         return [
             f"model      {self.served_name} from {self.model_source}, context {self.max_model_len} tokens",
             f"reasoning  {thinking}" + (f"; efforts {efforts}" if r.parser else ""),
-            f"replicas   {self.min_replicas} to {self.max_replicas}, {self.mode}, {self.gpus_per_replica} GPUs each in a cluster{asleep}",
+            f"replicas   {self.min_replicas} to {self.max_replicas}, {self.mode}, {self._gpus()}{asleep}",
             f"objectives TTFT {self.ttft_s:g} s, TPOT {self.tpot_s * 1000:g} ms, queue {self.max_queue_s:g} s, for {self.attainment:.0%}",
         ]
 
@@ -188,8 +203,9 @@ def kv_capacity(model: ReasoningModel, size: Size | None) -> float | None:
     if size is None or memory is None:
         return None
     par = model.spec.parallelism
-    share = args.get("gpu_memory_utilization", 0.92)
-    usable = memory * (float(share) if not isinstance(share, (str, bool)) else 0.92)
+    default = GPU_MEMORY_UTILIZATION * model.spec.accelerator.fraction / 100
+    share = args.get("gpu_memory_utilization", default)
+    usable = memory * (float(share) if not isinstance(share, (str, bool)) else default)
     gpus = par.tensor * par.pipeline * par.data
     free_each = usable - size.weight_bytes / gpus - 2e9
     per_gpu_token = size.kv_bytes_per_token / par.pipeline / (1 if size.mla else par.tensor)
@@ -221,7 +237,7 @@ def resolve(model: ReasoningModel, base: Path | None = None) -> Resolved:
         name=model.metadata.name, served_name=model.served_name, model_source=source, revision=revision,
         max_model_len=context, max_num_seqs=max_num_seqs, max_num_batched_tokens=batched,
         kv_capacity_tokens=kv_capacity(model, size_of(spec.model.uri)),
-        gpus_per_replica=par.tensor * par.pipeline * par.data,
+        gpus_per_replica=par.tensor * par.pipeline * par.data, gpu_share=spec.accelerator.fraction / 100,
         tensor=par.tensor, pipeline=par.pipeline, data=par.data, expert=par.expert,
         reasoning=_reasoning(model, base, context), classes=classes,
         class_names=(*(c.name for c in classes), *constants.EFFORT_CLASSES)[: constants.MAX_CLASSES - 1],

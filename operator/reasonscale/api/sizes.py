@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 GB: Final = 10**9
@@ -66,3 +68,21 @@ def gpu_memory_bytes(product: str) -> int | None:
     if match:
         return int(match[1]) * GB
     return next((gb * GB for pattern, gb in _GPU_MEMORY if re.search(pattern, product)), None)
+
+
+def size_in(folder: Path) -> Size | None:
+    """Return a dense model's size by the config.json in its folder; None where that can't be told."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        hidden, layers, heads = (int(config[k]) for k in ("hidden_size", "num_hidden_layers", "num_attention_heads"))
+        kv_heads, wide = int(config.get("num_key_value_heads", heads)), int(config["intermediate_size"])
+        head_dim = int(config.get("head_dim") or hidden // heads)
+        vocab, tables = int(config["vocab_size"]), 1 if config.get("tie_word_embeddings") else 2
+        context = int(config.get("max_position_embeddings", 32768))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if any("expert" in key for key in config):
+        return None  # how many weights there are depends on more than these
+    attention = 2 * hidden * head_dim * (heads + kv_heads)
+    weights = 2 * (vocab * hidden * tables + layers * (attention + 3 * hidden * wide))
+    return Size(folder.name, weights, _kv(layers, kv_heads, head_dim), context)

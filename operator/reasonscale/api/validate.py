@@ -42,7 +42,15 @@ class InvalidResource(ValueError):
 
 
 # What validates as a shape and is not built: refused by name, never silently accepted.
-_CLUSTER_ONLY: Final = ("engine.image", "accelerator", "model.tokenSecretRef", "model.cache", "rollout", "pod")
+_CLUSTER_ONLY: Final = (
+    "engine.image",
+    "accelerator.product",
+    "accelerator.resourceName",
+    "model.tokenSecretRef",
+    "model.cache",
+    "rollout",
+    "pod",
+)
 _MESSAGES: Final = {
     "missing": "is missing",
     "bool_type": "must be true or false",
@@ -155,6 +163,12 @@ def _reasoning_rules(model: ReasoningModel, base: Path | None) -> Iterator[Probl
             f"was {budget.default}; with answerReserve {reserve} it exceeds maxModelLen {context}: at most {max(room - 1, 0)}",
         )
     pressure = spec.under_pressure
+    if pressure is not None and (found.parser is None or found.native_efforts):
+        why = "takes efforts of its own" if found.native_efforts else "does not reason"
+        yield Problem(
+            "spec.reasoning.underPressure",
+            f"was set, but this model {why}: it has no default budget to shrink; leave it out",
+        )
     if pressure is not None and budget.default is not None and pressure.floor > budget.default:
         yield Problem(
             "spec.reasoning.underPressure.floor", f"was {pressure.floor}; it exceeds budget.default {budget.default}"
@@ -284,6 +298,17 @@ def _placement_rules(model: ReasoningModel, base: Path | None) -> Iterator[Probl
         yield Problem(
             "spec.model.uri", f"was {spec.model.uri}; oci:// is not supported yet: write hf, s3, gs, pvc or file"
         )
+    fraction, gpus = spec.accelerator.fraction, par.tensor * par.pipeline * par.data
+    if fraction < 100 and gpus > 1:
+        yield Problem(
+            "spec.accelerator.fraction",
+            f"was {fraction}; a replica of {gpus} GPUs takes whole ones: leave it out, or set parallelism to 1",
+        )
+    if fraction < 100 and "gpu_memory_utilization" in spec.engine.args:
+        yield Problem(
+            "spec.engine.args.gpu_memory_utilization",
+            f"follows from spec.accelerator.fraction, {fraction}: leave one of the two out",
+        )
     cache = spec.model.cache
     if cache is not None and (cache.persistent_volume_claim is None) == (cache.node_local is None):
         yield Problem("spec.model.cache", "needs exactly one of persistentVolumeClaim and nodeLocal")
@@ -294,7 +319,6 @@ def _placement_rules(model: ReasoningModel, base: Path | None) -> Iterator[Probl
     memory = gpu_memory_bytes(product) if product else None
     if size is None or memory is None or spec.engine.args.get("quantization") or spec.engine.args.get("cpu_offload_gb"):
         return
-    gpus = par.tensor * par.pipeline * par.data
     capacity, context = kv_capacity(model, size), context_tokens(model, base)
     if capacity is not None and capacity < context:
         need = next(
@@ -305,14 +329,17 @@ def _placement_rules(model: ReasoningModel, base: Path | None) -> Iterator[Probl
             ),
             None,
         )
+        part = f"{fraction} % of " if fraction < 100 else ""
         remedy = (
-            f"set parallelism.tensor: {need}"
+            "set accelerator.fraction higher, or leave it out"
+            if fraction < 100
+            else f"set parallelism.tensor: {need}"
             if need
             else "spread it over more GPUs with parallelism.tensor and pipeline"
         )
         yield Problem(
             "spec.parallelism",
-            f"weights {size.weight_bytes / GB:.0f} GB do not fit {gpus} x {memory / GB:.0f} GB with room for KV: {remedy}",
+            f"weights {size.weight_bytes / GB:.0f} GB do not fit {part}{gpus} x {memory / GB:.0f} GB with room for KV: {remedy}",
         )
 
 

@@ -15,6 +15,7 @@ def operator(
     kubeconfig: Path | None = None, default_mode: str = "Recommend", cpu: bool = False, rdma: bool = False, redis_address: str | None = None,
     health_port: int = 8080, metrics_port: int = 9090, listen: str = "127.0.0.1", freeze: bool = False, leader_election: bool = False,
     operator_namespace: str = "reasonscale", lease_name: str = "reasonscale", lease_seconds: int = 15,
+    head_cpu: str = "500m", head_memory: str = "2Gi", ingress_cpu: str = "500m", ingress_memory: str = "2Gi", ingress_replicas: int = 2,
 ) -> int:  # fmt: skip
     """Watch ReasoningModels, apply what they need, and scale them by their chain of thought.
 
@@ -60,6 +61,16 @@ def operator(
         Name of the Lease.
     lease_seconds
         How long a Lease that is not renewed stays taken; at least 5.
+    head_cpu
+        CPU that the pod of a Ray's head asks for.
+    head_memory
+        Memory that it asks for; it may take twice as much.
+    ingress_cpu
+        CPU that each ingress pod asks for.
+    ingress_memory
+        Memory that it asks for; it may take twice as much.
+    ingress_replicas
+        Ingress pods of each model; 1 to 16.
     """
     if lease_seconds < 5:
         print(f"operator: --lease-seconds was {lease_seconds}; it must be at least 5", file=sys.stderr)
@@ -93,11 +104,18 @@ def operator(
         return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("kopf").setLevel(logging.WARNING)  # it tells of every event that it hands on
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # and this one of each query
+    from reasonscale.cli.render import small_pods
     from reasonscale.controller.model_loop import Settings
 
+    try:
+        small = small_pods((head_cpu, head_memory), (ingress_cpu, ingress_memory), ingress_replicas)
+    except ValueError as error:
+        print(f"operator: {error}", file=sys.stderr)
+        return 2
     settings = Settings(
         image=image, code_image=code_image, default_mode=default_mode, cpu=cpu, redis_address=redis_address,
-        namespace=operator_namespace, freeze=freeze, direct=prometheus_url is None, rdma=rdma,
+        namespace=operator_namespace, freeze=freeze, direct=prometheus_url is None, rdma=rdma, **small,
     )  # fmt: skip
     from reasonscale.signals.sources import Prometheus
 

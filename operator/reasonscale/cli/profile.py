@@ -1,38 +1,50 @@
-"""`reasonscale profile`: fit a hardware profile, and hold the engine model to measured replays."""
+"""`reasonscale profile`: measure and fit a hardware profile, and hold the engine model to measured replays."""
 
 from __future__ import annotations
 
 import json as json_text
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 
+if TYPE_CHECKING:
+    from reasonscale.simulator.profile import Profile
+
 
 def profile(
-    action: Literal["fit", "validate"], file: Path, /, *, out: Path | None = None, profile: str | None = None,
-    json: Path | None = None,
+    action: Literal["measure", "fit", "validate"], file: Path, /, *, out: Path | None = None, profile: str | None = None,
+    json: Path | None = None, dummy: bool = False, cpu: bool = False,
 ) -> int:  # fmt: skip
-    """Fit a profile from measured step times, or compare the engine model with measured replays.
+    """Measure this machine's GPU, fit a profile from measured step times, or compare the engine model with measured replays.
 
     Parameters
     ----------
     action
-        `fit` makes a profile of the file's sweep and prefill; `validate` replays every load@R in the file.
+        `measure` runs an engine and times its steps; `fit` makes a profile of the file's sweep and prefill; `validate`
+        replays every load@R in the file.
     file
-        Measurements, as docs/simulator.md describes them.
+        measure: the resource whose engine is to run. Else measurements, as docs/simulator.md describes them.
     out
-        fit: where to write the profile.
+        measure, fit: where to write the profile.
     profile
         validate: a shipped profile's name or a file; one fitted from the file's own sweep and prefill when absent.
     json
-        validate: write the errors to this file.
+        measure: write the measurements to this file too; validate: the errors.
+    dummy
+        measure: random weights of the model's shape, which cost as much time; only its config.json has to be there.
+    cpu
+        measure: this machine's CPU instead of a GPU.
     """
     from reasonscale.simulator.profile import BadProfile
 
     console, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
     try:
+        if action == "measure":
+            from reasonscale.cli.measure import measure
+
+            return measure(file, out, json, dummy, cpu, console, err)
         if action == "fit":
             return _fit(file, out, console)
         return _validate(file, profile, json, console)
@@ -51,12 +63,17 @@ def _fit(file: Path, out: Path | None, console: Console) -> int:
         raise BadProfile("--out is missing; it must name the profile to write, such as my-gpu.json")
     made = fit(read_json(file), name=out.stem, where=str(file))
     out.write_text(dump(made), encoding="utf-8")
+    console.print(said(out, made))
+    return 0
+
+
+def said(out: Path, made: Profile) -> str:
+    """Return a profile in a line."""
     step = made.step_time()
-    console.print(
+    return (
         f"{out}: {made.kv_tokens:,} tokens of KV cache; a step takes about {step.a * 1e3:.1f} ms + {step.b * 1e3:.3f} ms a"
         f" request + {step.c * 1e9:.1f} ns a token in the cache, {step.d * 1e6:.0f} us a prompt token"
     )
-    return 0
 
 
 def _validate(file: Path, name: str | None, report: Path | None, console: Console) -> int:

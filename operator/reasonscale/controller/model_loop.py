@@ -22,7 +22,7 @@ from reasonscale.controller.events import Event, Recorder, events_of
 from reasonscale.controller.kube import KindMissing, Kube, KubeError, NotLeading
 from reasonscale.controller.status import MOVING, Found, changed, moved, refused, stamp, status_of
 from reasonscale.render.children import children
-from reasonscale.render.context import Context, Subject
+from reasonscale.render.context import MODELS, SMALL, Context, PodSize, Subject
 from reasonscale.render.marks import replicas_of
 from reasonscale.scaling.policy import policy_of
 from reasonscale.scaling.types import Fleet, Mode, Policy
@@ -49,6 +49,9 @@ class Settings:
     direct: bool = False  # ledgers are read from the pods: there is no Prometheus
     namespace: str = "reasonscale"
     freeze: bool = False  # hold every model as it is
+    head: PodSize = SMALL
+    ingress: PodSize = SMALL
+    ingress_replicas: int = 2
 
 
 def ready_replicas(samples: list[Sample], model: str, now: float, limit_s: float) -> int:
@@ -133,7 +136,7 @@ class ModelLoop:
         except InvalidResource as error:
             await self._report(refused(str(error), self._status, meta.get("generation"), self._clock()))
             return
-        resolved = resolve(model)
+        resolved = resolve(model, MODELS)
         if model.spec.scaling.mode is None:
             resolved = replace(resolved, mode=self._settings.default_mode)
         held = held_by(model, self._settings.freeze)
@@ -256,11 +259,13 @@ class ModelLoop:
 
     async def _apply(self, model: ReasoningModel, resolved: Resolved, *, act: bool) -> Outcome:
         assert self._held is not None
-        s = self._settings
+        s, running = self._settings, self._cluster.service(self._namespace, resolved.name) or {}
+        active = ((running.get("status") or {}).get("activeServiceStatus") or {}).get("rayClusterName")
         context = Context(
             namespace=self._namespace, replicas=self._held.target, image=s.image, code_image=s.code_image,
             uid=self._body["metadata"]["uid"], cpu=s.cpu, rdma=s.rdma, redis_address=s.redis_address, pod_monitor=s.pod_monitor,
-            network_policy=s.network_policy, operator_namespace=s.namespace,
+            network_policy=s.network_policy, operator_namespace=s.namespace, head=s.head, ingress=s.ingress,
+            ingress_replicas=s.ingress_replicas, active_cluster=active or None,
         )  # fmt: skip
         seen = self._status.get("observedGeneration") == self._body["metadata"].get("generation")
         subject = Subject(model, resolved, context)

@@ -18,7 +18,7 @@ from reasonscale.controller.kube import KindMissing, Kube, KubeError, NotLeading
 from reasonscale.controller.metrics import OperatorMetrics
 from reasonscale.controller.model_loop import ModelLoop, Settings
 from reasonscale.controller.watched import MISSING_RETRY_S, Watched
-from reasonscale.render.context import PORT_METRICS, ROLE_ENGINE
+from reasonscale.render.context import PORT_METRICS, ROLE_ENGINE, ROLE_INGRESS
 from reasonscale.signals.pods import PodScrape, Target
 from reasonscale.signals.shared import SharedSamples
 from reasonscale.signals.sources import Prometheus
@@ -47,11 +47,15 @@ class Watches:
         return self.model_pods.select(namespace, name)
 
     def targets(self) -> list[Target]:
-        """Return the metrics pages of the pods with engines that have an address."""
+        """Return the metrics pages of the pods with engines and with ingresses, whose gates hold what waits."""
         found = []
         for pod in self.model_pods.all():
             labels, ip = pod["metadata"].get("labels") or {}, (pod.get("status") or {}).get("podIP")
-            if ip and labels.get(c.LABEL_ROLE) == ROLE_ENGINE and not pod["metadata"].get("deletionTimestamp"):
+            if (
+                ip
+                and labels.get(c.LABEL_ROLE) in (ROLE_ENGINE, ROLE_INGRESS)
+                and not pod["metadata"].get("deletionTimestamp")
+            ):
                 host = f"[{ip}]" if ":" in ip else ip
                 whose = {
                     c.LABEL_METRIC_NAMESPACE: pod["metadata"]["namespace"],

@@ -66,6 +66,12 @@ class Found:
     rolling: str | None = None  # what a rollout under way does
 
 
+_RESUME_OFF: Final = (
+    "engines were lost again and again, so that their requests end with engine_lost instead of going on in another; "
+    "it turns on again by itself ten minutes after the last: look why engines die"
+)
+
+
 def _conditions(record: Record | None, found: Found) -> list[dict[str, Any]]:
     out = [condition("Accepted", True, "Valid", "the resource is valid")]
     if record is None:
@@ -98,6 +104,8 @@ def _conditions(record: Record | None, found: Found) -> list[dict[str, Any]]:
         out.append(condition("Progressing", False, "Settled", "nothing is being started or replaced"))
     if found.trouble is not None:
         out.append(condition("Degraded", True, *found.trouble))
+    elif record is not None and record.observation.resume_off:
+        out.append(condition("Degraded", True, "ResumeOff", _RESUME_OFF))
     else:
         out.append(condition("Degraded", False, "AsWanted", "everything is applied"))
     if found.update:

@@ -118,7 +118,8 @@ class Watched:
             if event["type"] == "ERROR":
                 return None
             version = event["object"]["metadata"]["resourceVersion"]
-            self._take(event["type"], event["object"])
+            if event["type"] != "BOOKMARK":  # it has a version and no name
+                self._take(event["type"], event["object"])
         self.heard_s = self._clock()
         return version
 

@@ -48,6 +48,11 @@ def decide(seen: Observation, policy: Policy, state: State) -> tuple[Decision, S
         message = f"{message}; {choice.wanted} replicas wanted, maxReplicas is {policy.max_replicas}"
     elif target != choice.target:
         message = f"{message}; bounds {policy.min_replicas} to {policy.max_replicas}"
+    going = seen.fleet.draining
+    free = max(seen.fleet.target, policy.max_replicas - going)  # a replica that drains holds its GPUs until it is gone
+    if target > free:
+        target, limited = free, True
+        message = f"{message}; {going} of maxReplicas {policy.max_replicas} finish their chains first"
     if target < seen.fleet.target and policy.mode is not Mode.RECOMMEND:
         after = replace(after, last_down=seen.time)
     return _decision(seen, policy, target, reason, message, outlook.numbers, limited), after

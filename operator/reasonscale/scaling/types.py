@@ -92,6 +92,7 @@ class Observation:
     held_requests: float | None = None  # waiting for a replica to start
     ingress_requests: float | None = None  # all that they have, from the first byte to the last
     draining: Mapping[str, ClassCounts] = field(default_factory=dict)  # of `classes`, what replicas have that go
+    resume_off: bool = False  # lost engines' requests are not handed on for now: too many were lost
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,12 @@ import uuid
 from collections.abc import Callable, Hashable
 from typing import Any, Final
 
-import ray
-
+from reasonscale.api import constants as c
 from reasonscale.serving.turns import TURN_S, Deaths, Losses
 
 NAME: Final = "reasonscale-board"
 NAMESPACE: Final = "reasonscale"
+GAUGE_S: Final = 5.0
 WAIT_S: Final = 120.0  # for a turn; a board that does not answer for so long is done without
 log = logging.getLogger("ray.serve")
 
@@ -48,6 +48,7 @@ class Board:
 
 def find() -> Any:
     """Return the board's handle, made where there is none."""
+    import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
@@ -142,10 +143,31 @@ class LossesOf:
     """The losses of each model, as an ingress keeps them: with the other ingress replicas where there are any."""
 
     def __init__(self) -> None:
-        self.shared = False
+        self._shared = False
         self._alone: dict[str, Deaths] = {}
         self._together: dict[str, SharedDeaths] = {}
         self._found: Any = None
+        self._writing: asyncio.Task[None] | None = None
+
+    async def _write(self) -> None:
+        """Say of each model whether it is off; Ray forgets a gauge that is silent for 20 s."""
+        from ray.util.metrics import Gauge
+
+        off = Gauge(c.M_RESUME_OFF, description=c.M_RESUME_OFF, tag_keys=(c.LABEL_METRIC_MODEL,))
+        while True:
+            known: dict[str, Losses] = {**self._alone, **self._together}
+            for model, losses in known.items():
+                off.set(float(losses.off), tags={c.LABEL_METRIC_MODEL: model})
+            await asyncio.sleep(GAUGE_S)
+
+    def share(self, shared: bool) -> None:
+        """Tell whether there are other ingress replicas; the board takes seconds to start, and is there before a loss."""
+        self._shared = shared
+        if shared and self._found is None:
+            try:
+                self.board()
+            except Exception:  # it is looked for again when it is needed
+                log.exception("the board of the ingress replicas could not be made")
 
     def board(self) -> Any:
         """Return the board; one that died is looked for again at the next loss."""
@@ -159,6 +181,8 @@ class LossesOf:
 
     def of(self, model: str) -> Losses:
         """Return a model's losses."""
-        if not self.shared:
+        if self._writing is None:
+            self._writing = asyncio.get_running_loop().create_task(self._write())
+        if not self._shared:
             return self._alone.setdefault(model, Deaths())
         return self._together.setdefault(model, SharedDeaths(model, self.board, self.forget_board))

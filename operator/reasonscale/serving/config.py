@@ -83,12 +83,17 @@ def model_args(
     here = dict((LOOPBACK_ENV if gpus else LOCAL_ENV) if local else ({} if gpus else CPU_ENV))
     if local and resolved.model_source.startswith("/"):
         here |= OFFLINE_ENV
+    kwargs = engine_kwargs(resolved)
+    if gpus and resolved.gpu_share < 1.0:
+        kwargs["gpu_memory_utilization"] = resolved.gpu_memory_utilization
     return {
         "model_id": resolved.served_name,
         "model_source": resolved.model_source,
         "deployment": deployment_name(resolved),
-        "engine_kwargs": engine_kwargs(resolved),
+        "engine_kwargs": kwargs,
         "gpus": resolved.gpus_per_replica if gpus else 0,
+        # In a cluster a pod has its GPU, or its device plugin's part of one, for itself.
+        **({"gpu_share": resolved.gpu_share} if gpus and local and resolved.gpu_share < 1.0 else {}),
         "resources": dict(resources or {}),
         "env": {**COMMON_ENV, **here, **env},
         # Only where it is so: whatever stands here restarts engines when it changes.

@@ -19,7 +19,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.metrics.loggers import StatLoggerBase
 
 from reasonscale.api import constants as c
-from reasonscale.serving import events
+from reasonscale.serving import events, place
 from reasonscale.serving.continuation import unpacked
 from reasonscale.serving.errors import EngineLost
 from reasonscale.serving.ledger import Ledger, Result, Tracker
@@ -119,8 +119,24 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
         self.kv_capacity_tokens = _StepLogger.capacity_tokens = float(blocks * cache.block_size)
         return client
 
+    def _prepare_engine_config(self, callback_ctx: Any) -> Any:
+        """Return the engine's configuration; on one GPU without Ray's worker process between engine and GPU.
+
+        That worker costs a message to and fro each step, and forbids asynchronous scheduling.
+        """
+        if self._place is None:
+            return super()._prepare_engine_config(callback_ctx)
+        return place.engine_config(self.llm_config)
+
+    _place: int | None = None  # the GPU of an engine that has one alone
+
     async def start(self) -> None:
-        await super().start()
+        self._place = await place.gpu_of(self.llm_config)
+        if self._place is None:
+            await super().start()
+        else:
+            async with place.room(self._place, self.llm_config):
+                await super().start()
         client = self._engine_client
         self._start_ids, self._end_ids = _think_ids(client)
         reasoning = getattr(client.vllm_config, "reasoning_config", None)

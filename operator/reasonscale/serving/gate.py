@@ -21,6 +21,9 @@ from reasonscale.serving.shares import Shares
 PROMPT_COST: Final = 0.1  # of a token made: prompts are computed many tokens at a time
 SURE: Final = 1.64  # deviations: nineteen in twenty that are let in start in time
 BOOKED: Final = 0.8  # of what is made is promised ahead: lengths scatter, and a line without slack never recovers
+UNSEEN_TPOT: Final = (
+    0.5  # of the objective: what a token is taken to last before one was seen; a guess refuses nobody lightly
+)
 SPEED_KEEP_S: Final = 10.0
 ACTIVE_S: Final = 60.0  # a class that has asked within it counts as one of those that share
 LONGEST_RETRY_S: Final = 3600
@@ -48,10 +51,8 @@ class Ticket:
     prompt_tokens: int = 0
     most: float | None = None  # output tokens that it can make at most
     seats: int = 1
-    accepted: bool = (
-        False  # while the model slept: it has waited by other limits than the queue's, and is refused no more
-    )
     made: Callable[[], int] | None = None  # tokens so far; None: not told before its end
+    owed: bool = False  # it was let in before, at zero replicas: it only waits its turn
     arrived_s: float = 0.0
     sent_s: float | None = None
     cost: float = 0.0  # expected; its class is charged so much when it goes
@@ -128,7 +129,7 @@ class Gate:
     @property
     def speed(self) -> float:
         """Tokens per second of one running request."""
-        prior = 1.0 / self.rules.tpot_s
+        prior = 1.0 / (UNSEEN_TPOT * self.rules.tpot_s)
         tokens, seconds = self._speed or (0.0, 0.0)
         return (tokens + prior) / (seconds + 1.0)
 
@@ -142,8 +143,8 @@ class Gate:
         ticket.arrived_s, ticket.cost = now, ticket.seats * mean + PROMPT_COST * ticket.prompt_tokens
         held = len(self.running) + len(self.waiting)
         booking = self.bookings.find(ticket.key) if ticket.key else None
-        full = held >= self.rules.most_held
-        if not ticket.accepted and (full or not self._servable(ticket, booking, now)):
+        full = held >= self.rules.most_held and not ticket.owed
+        if full or not self._servable(ticket, booking, now):
             return Refusal(self._book(ticket, booking, now), held, full)
         if booking is not None:
             self.bookings.take(booking)
@@ -152,7 +153,7 @@ class Gate:
 
     def _servable(self, ticket: Ticket, booking: Booking | None, now: float) -> bool:
         """Tell whether a request will start within the longest queue, nineteen times in twenty."""
-        if self.room > len(self.waiting):
+        if ticket.owed or self.room > len(self.waiting):
             return True
         longest = self.rules.max_queue_s
         if booking is None:

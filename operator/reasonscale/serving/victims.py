@@ -26,8 +26,9 @@ class Standing:
 def victims(replicas: Iterable[Standing], deployment: str, number: int, head: str | None = None) -> list[str]:
     """Return the replicas of a deployment that go first, in their order, at most `number`.
 
-    `replicas` stand in the order in which they began to run, deployment by deployment. Those that do not run yet have no
-    order among themselves. `head`: the id of the head's node.
+    `replicas` stand in the order in which they began to run, deployment by deployment, the one first that had a replica
+    first; that order matters only where nodes that tie hold other deployments too, which nodes of engines do not. Those
+    that do not run yet have no order among themselves. `head`: the id of the head's node.
     """
     known = list(replicas)
     going = [r.replica for r in known if r.deployment == deployment and not r.running]

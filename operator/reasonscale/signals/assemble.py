@@ -204,6 +204,7 @@ def assemble(
         fleet=fleet,
         classes=_classes(mine, gained, live, gates),
         draining=_classes(mine, {}, going, frozenset()) if going else {},
+        resume_off=any(s.value > 0.0 for s in mine if s.name == c.M_RESUME_OFF),
         replicas=_replicas(mine, gained, live),
         held_requests=held,
         ingress_requests=at_ingress,

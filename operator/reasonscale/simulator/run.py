@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import numpy as np
 
-
 from reasonscale.scaling.types import Objectives
 from reasonscale.simulator.cluster import Cluster
 from reasonscale.simulator.engine import Floats

@@ -273,6 +273,11 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         "spec.scaling.scaleToZero.hold.maxRequests",
         "was 0; input should be greater than or equal to 1",
     ),
+    "shrinking what has no budget": (
+        resource({"reasoning": {"underPressure": {}}, "model": {"uri": "hf://openai/gpt-oss-120b"}}),
+        "spec.reasoning.underPressure",
+        "was set, but this model takes efforts of its own: it has no default budget to shrink; leave it out",
+    ),
     "a floor above the default that shrinks to it": (
         resource({"reasoning": {"budget": {"default": 512}, "underPressure": {"floor": 1024}}}),
         "spec.reasoning.underPressure.floor",

@@ -64,8 +64,12 @@ CASES = {
     "ReasonscaleDrainStuck": ({"replicas_draining": 1}, {"replicas_draining": 0}),
     "ReasonscaleRequestsLost": (
         {'ray_reasonscale_resumes_total{model="m",outcome="engine_lost"}': "0+1"},
-        {'ray_reasonscale_resumes_total{model="m",outcome="resumed"}': "0+9", 'ray_reasonscale_resumes_total{model="m",outcome="engine_lost"}': "3+0"},
+        {
+            'ray_reasonscale_resumes_total{model="m",outcome="resumed"}': "0+9", 'ray_reasonscale_resumes_total{model="m",outcome="engine_lost"}': "3+0",
+            'ray_reasonscale_resumes_total{model="m",outcome="moved"}': "0+9",
+        },
     ),
+    "ReasonscaleResumeOff": ({'ray_reasonscale_resume_off{model="m"}': 1}, {'ray_reasonscale_resume_off{model="m"}': 0}),
     "ReasonscaleBudgetsExhausted": (
         {'ray_reasonscale_budget_exhausted_total{model="m"}': "0+30", 'ray_reasonscale_arrivals_total{model="m"}': "0+60"},
         {'ray_reasonscale_budget_exhausted_total{model="m"}': "0+3", 'ray_reasonscale_arrivals_total{model="m"}': "0+60"},

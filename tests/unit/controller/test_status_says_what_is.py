@@ -124,3 +124,24 @@ def test_numbers_of_the_load_are_worth_a_write_when_they_say_something_new(
     before: dict[str, Any] | None, now: dict[str, Any], says_something: bool
 ) -> None:
     assert moved(before, now) is says_something
+
+
+def test_what_replicas_owe_that_go_stands_in_the_status_while_they_do_and_is_taken_away_then() -> None:
+    found = record(3)
+    numbers = replace(found.decision.numbers, drain_owed_tokens=12_345.6, drain_expected_s=93.4)
+    decision = replace(found.decision, numbers=numbers, freshness=Freshness.FRESH)
+    going = replace(found, observation=replace(found.observation, fleet=Fleet(3, 3, (), 1)), decision=decision)
+    first = status(going, {})
+    assert first["replicas"]["draining"] == 1
+    assert first["drain"] == {"tokensOwed": 12346, "expected": "93s"}
+    later = replace(decision, numbers=replace(numbers, drain_owed_tokens=11_000.0))
+    assert not changed(first, status(replace(going, decision=later), first)), "it moves all the time"
+    assert status(replace(found, decision=decision), first)["drain"] == {"tokensOwed": None, "expected": None}
+
+
+def test_that_requests_are_not_handed_on_any_more_is_said_as_degraded() -> None:
+    found = record(3)
+    off = replace(found, observation=replace(found.observation, resume_off=True))
+    [said] = [x for x in status(off, {})["conditions"] if x["type"] == "Degraded"]
+    assert (said["status"], said["reason"]) == ("True", "ResumeOff")
+    assert "look why engines die" in said["message"]

@@ -22,7 +22,7 @@ from reasonscale.api.load import load_models, parse
 from reasonscale.api.resolve import resolve
 from reasonscale.cli.main import run
 from reasonscale.render.children import children
-from reasonscale.render.context import RAY_ENGINE, RAY_INGRESS, Context
+from reasonscale.render.context import MODELS, RAY_ENGINE, RAY_INGRESS, Context, PodSize
 from reasonscale.render.text import to_yaml
 from reasonscale.serving.numbers import number_of
 
@@ -37,7 +37,7 @@ CONTEXT = Context(
 def rendered(file: Path, **changes: Any) -> list[dict[str, Any]]:
     [model] = load_models(file)
     context = Context(**{f: getattr(CONTEXT, f) for f in CONTEXT.__slots__} | changes)
-    return children(model, resolve(model), context)
+    return children(model, resolve(model, MODELS), context)
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda f: f.stem)
@@ -91,8 +91,10 @@ def test_engines_and_ingress_are_kept_apart_and_nothing_cuts_a_chain(file: Path)
     deployments = yaml.safe_load(service["serveConfigV2"])["applications"][0]["deployments"]
     for deployment in deployments:
         assert deployment["graceful_shutdown_timeout_s"] == resolved.drain_s
-    for group in (cluster["headGroupSpec"], ingress, engine):
+    for group in (ingress, engine):
         assert group["template"]["spec"]["terminationGracePeriodSeconds"] > resolved.drain_s
+    # It has no replica, and a pod that waits it out would keep a deleted model's cluster for as long.
+    assert cluster["headGroupSpec"]["template"]["spec"]["terminationGracePeriodSeconds"] <= 30
     assert service["rayClusterDeletionDelaySeconds"] > resolved.drain_s
 
 
@@ -167,7 +169,7 @@ def test_engines_of_several_nodes_alone_may_lock_memory_and_only_where_the_opera
 # What an example may claim. `make test-kube` brings each before a real API server, `make demo` starts the one that runs on a CPU.
 PROVEN = (
     "Proven: rendered, and accepted by a real API server; no engine has been started from it.",
-    "Proven: rendered, accepted by a real API server, and started on CPU (make demo).",
+    "Proven: rendered, accepted by a real API server, and started on CPU (make demo, make e2e).",
 )
 
 
@@ -196,3 +198,39 @@ def test_every_variable_that_engines_get_is_kept_from_the_resource() -> None:
     for file in EXAMPLES:
         group = rendered(file)[0]["spec"]["rayClusterConfig"]["workerGroupSpecs"][1]
         assert {e["name"] for e in group["template"]["spec"]["containers"][0]["env"]} <= OWN_ENV
+
+
+@pytest.mark.parametrize(("replicas", "least"), [(1, 0), (3, 2)])
+def test_disruption_budgets_name_a_number_that_needs_no_scale_subresource(replicas: int, least: int) -> None:
+    file = ROOT / "examples" / "qwq-32b.yaml"
+    budgets = {x["metadata"]["name"]: x["spec"] for x in rendered(file, replicas=replicas) if x["kind"] == "PodDisruptionBudget"}  # fmt: skip
+    assert not any("maxUnavailable" in spec for spec in budgets.values())
+    assert budgets["qwq-32b-engine"]["minAvailable"] == least
+    assert budgets["qwq-32b-ingress"]["minAvailable"] == 1
+    assert rendered(file, ingress_replicas=1)[2]["spec"]["minAvailable"] == 0
+
+
+def test_sizes_of_head_and_ingress_are_the_operators() -> None:
+    file = ROOT / "examples" / "qwq-32b.yaml"
+    cluster = rendered(file, head=PodSize("100m", "1Gi"), ingress=PodSize("0.2", "512Mi"), ingress_replicas=3)[0]["spec"]["rayClusterConfig"]  # fmt: skip
+    head, ingress = cluster["headGroupSpec"], cluster["workerGroupSpecs"][0]
+    assert head["template"]["spec"]["containers"][0]["resources"] == {"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"memory": "2Gi"}}  # fmt: skip
+    assert ingress["template"]["spec"]["containers"][0]["resources"] == {"requests": {"cpu": "0.2", "memory": "512Mi"}, "limits": {"memory": "1024Mi"}}  # fmt: skip
+    assert (ingress["replicas"], ingress["minReplicas"], ingress["maxReplicas"]) == (3, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("cpu", "memory", "word"), [("half", "2Gi", "CPU was 'half'"), ("1", "2", "memory was '2'"), ("1", "2G", "must be")]
+)
+def test_a_size_that_is_none_is_refused_in_words(cpu: str, memory: str, word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        PodSize(cpu, memory)
+
+
+def test_the_service_selects_the_cluster_that_serves_and_no_other() -> None:
+    file = ROOT / "examples" / "qwq-32b.yaml"
+    selectors = [next(x for x in rendered(file, active_cluster=name) if x["kind"] == "Service")["spec"]["selector"] for name in (None, "qwq-32b-abcde")]  # fmt: skip
+    assert "ray.io/cluster" not in selectors[0]
+    assert selectors[1] == selectors[0] | {"ray.io/cluster": "qwq-32b-abcde"}
+    before, after = (rendered(file, active_cluster=name)[0] for name in (None, "qwq-32b-abcde"))
+    assert before == after, "the RayService does not follow it"

@@ -13,7 +13,7 @@ from tests.unit.serving.engines import Asked, World, high
 from reasonscale.serving.gate import Gate, Rules, Ticket
 
 MEAN = 100.0
-RULES = Rules(seats=8, max_queue_s=3.0, tpot_s=0.05, expected={"a": MEAN, "b": MEAN})
+RULES = Rules(seats=8, max_queue_s=3.0, tpot_s=0.1, expected={"a": MEAN, "b": MEAN})
 
 
 def capacity(world: World) -> float:
@@ -56,7 +56,7 @@ def test_who_comes_back_when_told_is_let_in(seed: int) -> None:
 
 
 def test_with_two_ingresses_each_takes_its_share_and_those_that_come_back_are_let_in() -> None:
-    rules = Rules(seats=32, max_queue_s=6.0, tpot_s=0.05, expected={"a": MEAN})
+    rules = Rules(seats=32, max_queue_s=6.0, tpot_s=0.1, expected={"a": MEAN})
     world = World(rules, gates=2)
     for g in (0, 1):
         world.poisson("a", 1.5 * capacity(world), MEAN, 0.0, 90.0, random.Random(g), back=True, g=g)
@@ -106,7 +106,7 @@ def test_a_flood_that_never_comes_back_leaves_no_seat_empty_for_those_who_come_a
 
 
 def test_a_new_replica_takes_what_waits() -> None:
-    world = World(Rules(seats=8, max_queue_s=100.0, tpot_s=0.05, expected={"a": MEAN}), replicas=1)
+    world = World(Rules(seats=8, max_queue_s=100.0, tpot_s=0.1, expected={"a": MEAN}), replicas=1)
     asked = [world.ask("a", 400) for _ in range(20)]
     world.run(1.0)
     assert sum(a.sent_s is not None for a in asked) == 8
@@ -119,7 +119,7 @@ def test_a_new_replica_takes_what_waits() -> None:
 def test_two_classes_that_both_want_all_get_tokens_by_weight_however_long_their_chains(
     weight: int, share: float
 ) -> None:
-    world = World(Rules(seats=16, max_queue_s=20.0, tpot_s=0.05, expected={"a": 40, "b": 40}, weights={"a": weight}))
+    world = World(Rules(seats=16, max_queue_s=20.0, tpot_s=0.1, expected={"a": 40, "b": 40}, weights={"a": weight}))
     rng = random.Random(5)
     world.poisson("a", 8.0, 80.0, 0.0, 200.0, rng)
     world.poisson("b", 4.0, 400.0, 0.0, 200.0, rng)  # expected 40: it is learnt otherwise
@@ -133,7 +133,7 @@ def test_two_classes_that_both_want_all_get_tokens_by_weight_however_long_their_
 
 
 def test_one_that_floods_leaves_the_others_their_first_token() -> None:
-    rules = Rules(seats=64, max_queue_s=5.0, tpot_s=0.1, expected={"few": 60.0, "flood": 150.0})
+    rules = Rules(seats=64, max_queue_s=5.0, tpot_s=0.2, expected={"few": 60.0, "flood": 150.0})
 
     def waits(flood: bool) -> tuple[float, float, int]:
         world = World(rules, replicas=1, speed=10.0)
@@ -213,6 +213,16 @@ def test_before_anything_is_known_of_replicas_one_of_them_is_filled() -> None:
     for _ in range(5):
         assert gate.ask(Ticket("a"), 0.0) is None
     assert len(gate.due(0.0)) == 3
+
+
+def test_who_was_let_in_before_is_not_refused_again_and_waits_its_turn() -> None:
+    gate = Gate(Rules(seats=2, max_queue_s=0.1, most_held=3))
+    tickets = [Ticket("a", owed=True) for _ in range(50)]
+    assert [gate.ask(ticket, 0.0) for ticket in tickets] == [None] * 50
+    assert gate.due(0.0) == tickets[:2]
+    assert gate.ask(Ticket("a"), 0.0) is not None
+    gate.leave(tickets[0], 1.0, 10)
+    assert gate.due(1.0) == tickets[2:3]
 
 
 def test_no_more_are_held_than_memory_allows() -> None:

@@ -159,7 +159,7 @@ def test_a_line_of_the_access_log_is_json_of_counts_and_times(tmp_path: Path) ->
     assert second["ttft_s"] is None
     assert set(first) == {
         "time", "id", "model", "cls", "endpoint", "streamed", "status", "budget", "prompt_tokens", "reasoning_tokens",
-        "answer_tokens", "budget_exhausted", "ttft_s", "ttfat_s", "e2e_s", "held_s", "resumed", "error",
+        "answer_tokens", "budget_exhausted", "ttft_s", "ttfat_s", "e2e_s", "held_s", "resumed", "moved", "error",
     }  # fmt: skip
 
 

@@ -1,0 +1,190 @@
+"""What the whole stack costs against a bare vLLM on the same GPU, in turns: `python -m bench.gpu tax`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import httpx
+from bench.gpu.client import Seen, body, play
+from bench.stack import flags
+
+from reasonscale.api.load import load_models
+from reasonscale.api.resolve import Resolved, resolve
+from reasonscale.load.client import percentile
+from reasonscale.local.app import LocalApp
+from reasonscale.local.ray_node import free_port
+from reasonscale.serving.config import CPU_ENV, OFFLINE_ENV, model_args
+
+
+def resolved_of(file: Path) -> Resolved:
+    """Return the one resource of a file."""
+    return resolve(load_models(file)[0], file.parent)
+
+
+@asynccontextmanager
+async def bare(resolved: Resolved, log: Path, *, gpus: bool = True, timeout_s: float = 400.0) -> AsyncIterator[str]:
+    """Run vLLM's own server with the arguments that the stack would give it; yield its address."""
+    port = free_port()
+    args = model_args(resolved, local=True, gpus=gpus, env={})
+    command = [
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port),
+        "--model", resolved.model_source, "--served-model-name", resolved.served_name, *flags(args["engine_kwargs"]),
+        "--disable-uvicorn-access-log",
+    ]  # fmt: skip
+    env = os.environ | OFFLINE_ENV | ({} if gpus else dict(CPU_ENV)) | {"VLLM_NO_USAGE_STATS": "1"}
+    with log.open("wb") as file:
+        process = await asyncio.create_subprocess_exec(*command, env=env, stdout=file, stderr=asyncio.subprocess.STDOUT)
+    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + timeout_s
+    try:
+        async with httpx.AsyncClient(trust_env=False, timeout=5) as http:
+            while True:
+                if process.returncode is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"the bare server did not start: {log.read_text(errors='replace')[-1500:]}")
+                try:
+                    if (await http.get(f"{url}/health")).status_code == 200:
+                        break
+                except httpx.HTTPError:
+                    pass
+                await asyncio.sleep(0.5)
+        yield url
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            try:
+                await asyncio.wait_for(process.wait(), 30)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+
+
+@asynccontextmanager
+async def stack(resolved: Resolved, log_dir: Path) -> AsyncIterator[LocalApp]:
+    """Run the whole stack as `reasonscale up` does, its loop included; stop it at the end."""
+    app = LocalApp([resolved], "127.0.0.1", free_port(), log_dir, say=lambda text: print(text, file=sys.stderr))
+    try:
+        await app.start()
+        app.run_loops()
+        yield app
+    finally:
+        await app.stop(drain_s=5)
+
+
+async def metric(app: LocalApp, *names: str) -> float:
+    """Return the sum of the ledger's counters over all replicas and classes."""
+    assert app._node is not None
+    total = 0.0
+    async with httpx.AsyncClient(trust_env=False, timeout=10) as http:
+        for url in app._node.metrics_urls:
+            for line in (await http.get(url)).text.splitlines():
+                if line.startswith(tuple(f"ray_{n}{{" for n in names)):
+                    total += float(line.rsplit(" ", 1)[1])
+    return total
+
+
+async def burst(url: str, name: str, streams: int, tokens: int) -> list[Seen]:
+    """Run so many streams at once, started over one second."""
+    start = time.time() + (1.5 if streams > 1 else 1.0)
+    plan = [(start + i / streams, body(name, tokens)) for i in range(streams)]
+    return await play(url, plan, processes=1 if streams < 8 else 6)
+
+
+async def single(url: str, name: str, times: int, tokens: int) -> list[Seen]:
+    """Run requests one after another."""
+    start = time.time() + 1.0
+    found: list[Seen] = []
+    for _ in range(times):
+        found += await play(url, [(max(start, time.time() + 0.2), body(name, tokens))], processes=1)
+    return found
+
+
+def figures(found: list[Seen], tokens: int) -> dict[str, Any]:
+    """Return a round's figures: tokens/s, times in ms, and what failed."""
+    good = [s for s in found if not s.error and s.tokens == tokens]
+    if not good:
+        return {"failed": len(found), "why": sorted({s.error for s in found})[:2]}
+    wall = max(s.last for s in good) - min(s.due for s in good)
+    quantile = {
+        "ttft_ms": ([s.first - s.sent for s in good], (0.5, 0.95)),
+        "tpot_ms": ([s.tpot_s for s in good], (0.5, 0.99)),
+        "longest_pause_ms": ([s.longest_pause for s in good], (0.5, 0.99)),
+    }
+    return {
+        "streams": len(found), "failed": len(found) - len(good), "tokens_per_s": round(sum(s.tokens for s in good) / wall, 1),
+        "sent_late_ms": round(1000 * max(s.sent - s.due for s in good), 1),
+        **{
+            f"{key}_p{round(q * 100)}": round(1000 * (percentile(values, q) or 0.0), 3)
+            for key, (values, shares) in quantile.items() for q in shares
+        },
+    }  # fmt: skip
+
+
+async def measure(
+    file: Path, streams: tuple[int, ...], tokens: int, pairs: int, keep: Any, *, gpus: bool = True
+) -> dict[str, Any]:
+    """Return both sides' rounds by number of streams; `keep` is called with what there is after every round."""
+    resolved = resolved_of(file)
+    name, out = resolved.served_name, {"tokens": tokens, "rounds": {}, "ledger": [], "starts_s": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.monotonic()
+        async with bare(resolved, Path(folder) / "bare.log", gpus=gpus) as bare_url:
+            out["starts_s"]["bare"] = round(time.monotonic() - began, 1)
+            began = time.monotonic()
+            async with stack(resolved, Path(folder) / "logs") as app:
+                out["starts_s"]["stack"] = round(time.monotonic() - began, 1)
+                keep(out)
+                urls = {"bare": bare_url, "stack": app.url}
+                for side, url in urls.items():
+                    warm = await burst(url, name, 8, 32)
+                    print(side, "warm", figures(warm, 32), file=sys.stderr)
+                for count in streams:
+                    rounds: dict[str, list[Any]] = {"bare": [], "stack": []}
+                    out["rounds"][str(count)] = rounds
+                    for pair in range(pairs):
+                        for side in ("bare", "stack") if pair % 2 == 0 else ("stack", "bare"):
+                            found = await burst(urls[side], name, count, tokens)
+                            rounds[side].append(figures(found, tokens))
+                            print(f"{count:>4} {side:>5}: {rounds[side][-1]}", file=sys.stderr, flush=True)
+                            keep(out)
+                alone = {side: await single(url, name, 10, 16) for side, url in urls.items()}
+                out["alone"] = {side: figures(found, 16) for side, found in alone.items()}
+                keep(out)
+    out["tax"] = summary(out)
+    keep(out)
+    return out
+
+
+def summary(out: dict[str, Any]) -> dict[str, Any]:
+    """Return the tax by number of streams: throughput in percent, times in ms added at the medians."""
+    tax = {}
+    for count, rounds in out["rounds"].items():
+        pairs = [
+            (b, s)
+            for b, s in zip(rounds["bare"], rounds["stack"], strict=True)
+            if "tokens_per_s" in b and "tokens_per_s" in s
+        ]
+        if pairs:
+            tax[count] = {
+                "throughput_percent": round(
+                    100 * (1 - mean(s["tokens_per_s"] / b["tokens_per_s"] for b, s in pairs)), 2
+                ),
+                "throughput_percent_by_pair": [
+                    round(100 * (1 - s["tokens_per_s"] / b["tokens_per_s"]), 2) for b, s in pairs
+                ],
+                **{
+                    f"{k}_added": round(mean(s[k] - b[k] for b, s in pairs), 3)
+                    for k in ("ttft_ms_p50", "ttft_ms_p95", "tpot_ms_p50", "tpot_ms_p99")
+                },
+            }
+    alone = out.get("alone", {})
+    if "ttft_ms_p50" in alone.get("bare", {}) and "ttft_ms_p50" in alone.get("stack", {}):
+        tax["alone"] = {"ttft_ms_p50_added": round(alone["stack"]["ttft_ms_p50"] - alone["bare"]["ttft_ms_p50"], 3)}
+    return tax

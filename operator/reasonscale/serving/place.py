@@ -1,0 +1,70 @@
+"""The GPU that a replica was given: found, waited for until its memory is free, and used without a process between."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from typing import Any
+
+from reasonscale.api.resolve import GPU_MEMORY_UTILIZATION
+from reasonscale.serving import gpus
+
+
+async def gpu_of(llm_config: Any) -> int | None:
+    """Return the index of the one GPU, or part of one, that this replica's bundle is on, and show the process no other.
+
+    None for engines of several GPUs, which Ray's workers hold, and for those on a CPU.
+    """
+    import ray
+    from ray.util.placement_group import get_current_placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    config = llm_config.get_engine_config()
+    group = get_current_placement_group()
+    wanted = sum(bundle.get("GPU", 0) for bundle in config.placement_bundles)
+    if group is None or not 0 < wanted <= 1 or config.num_devices > 1:
+        return None
+    # Only a task's own GPUs have numbers; one that takes next to nothing of the bundle's learns it.
+    ask = ray.remote(_gpu_ids).options(
+        num_cpus=0, num_gpus=0.001, scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=group)
+    )
+    ids = await ask.remote()
+    if not ids:
+        return None
+    os.environ["CUDA_VISIBLE_DEVICES"] = str(ids[0])
+    return int(ids[0])
+
+
+def _gpu_ids() -> list[int]:
+    import ray
+
+    return [int(i) for i in ray.get_gpu_ids()]
+
+
+def _share(llm_config: Any) -> float:
+    return float(llm_config.engine_kwargs.get("gpu_memory_utilization", GPU_MEMORY_UTILIZATION))
+
+
+@asynccontextmanager
+async def room(index: int, llm_config: Any) -> AsyncIterator[None]:
+    """Hold the GPU's start lock with the engine's memory free; NoGpu in words where that does not become so."""
+    with ExitStack() as stack:
+        await asyncio.to_thread(stack.enter_context, gpus.alone(index))
+        await asyncio.to_thread(gpus.wait_for_room, index, _share(llm_config))
+        yield
+
+
+def engine_config(llm_config: Any) -> tuple[Any, Any, Any]:
+    """Return engine arguments, frontend arguments and configuration of an engine that holds its GPU itself."""
+    from ray.llm._internal.serve.engines.vllm.vllm_engine import _normalize_vllm_engine_kwargs
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.entrypoints.launchers.cli_args import FrontendArgs
+    from vllm.usage.usage_lib import UsageContext
+
+    config = llm_config.get_engine_config()
+    kwargs = config.get_initialization_kwargs() | {"distributed_executor_backend": "uni"}
+    args = AsyncEngineArgs(**_normalize_vllm_engine_kwargs(kwargs))
+    made = args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+    return args, FrontendArgs(**config.frontend_kwargs), made
