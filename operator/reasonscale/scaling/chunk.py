@@ -46,4 +46,6 @@ def chunk_of(step: StepTime | None, objectives: Objectives, max_num_seqs: int, m
             tokens,
             f"as few as start a prompt in time; a step with so many takes {(base + step.d * tokens) * 1e3:.0f} ms",
         )
-    return Chunk(tokens, f"more would take a step beyond {objectives.tpot_s * 1e3:g} ms a token for all beside a prompt")
+    return Chunk(
+        tokens, f"more would take a step beyond {objectives.tpot_s * 1e3:g} ms a token for all beside a prompt"
+    )
