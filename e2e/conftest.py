@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,12 +31,17 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     nothing_is_no_failure(session, exitstatus)
 
 
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 @pytest.fixture(scope="session")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     """Start a cluster, or take the one that the environment names; what was started is stopped again."""
     if own_cluster():
         yield Target.of_environment()
         return
+    signal.signal(signal.SIGTERM, _interrupt)  # a run that is ended from outside stops what it started too
     cache = os.environ.get(CACHE_ENV)
     machine = Machine(Path(tmp_path_factory.mktemp("e2e")), Path(cache) if cache else None)
     machine.up()

@@ -36,6 +36,7 @@ def test_longer_chains_at_a_constant_rate_bring_a_replica_and_its_pod_and_their_
         assert said["reason"] in (c.REASON_COT, c.REASON_KV, c.REASON_QUEUE, c.REASON_PREFILL, c.REASON_PREEMPTION)
         until(lambda: target.replicas(NAME).get("ready") == 2, START_S, "two replicas serve", 3)
         passed("two replicas serve")
+        print(target.kubectl("get", c.SHORT_NAME), target.kubectl("describe", c.SHORT_NAME, NAME))
         assert len(target.pods(NAME, "engine")) == 2
         assert target.conditions(NAME)["Ready"]["message"] == "2 of 2 replicas serve"
     finally:

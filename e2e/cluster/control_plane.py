@@ -155,7 +155,7 @@ class ControlPlane:
             f"--authentication-kubeconfig={own}", f"--authorization-kubeconfig={own}", "--use-service-account-credentials",
             f"--root-ca-file={pki.ca}", f"--service-account-private-key-file={pki.key('sa')}", f"--cluster-signing-cert-file={pki.ca}",
             f"--cluster-signing-key-file={pki.key('ca')}", f"--cluster-cidr={self.pods}", f"--service-cluster-ip-range={SERVICES}",
-            "--allocate-node-cidrs=false", "--leader-elect=false", "--profiling=false",
+            "--allocate-node-cidrs=false", "--leader-elect=false", "--profiling=false", "--kube-api-qps=200", "--kube-api-burst=400",
         )  # fmt: skip
         own = pki.client("scheduler", "/CN=system:kube-scheduler", self.url)
         self._launch(

@@ -5,6 +5,7 @@ python -m e2e.cluster.machine up FOLDER      prints what to export; `down FOLDER
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -18,6 +19,7 @@ from e2e.cluster.control_plane import BIN_ENV, SERVICES, ControlPlane, binaries
 from e2e.cluster.kuberay import CRDS_ENV, KubeRay
 from e2e.cluster.network import Network
 from e2e.cluster.node import CNI_BIN, Node
+from e2e.cluster.processes import stat
 from e2e.cluster.prometheus import Prometheus
 from e2e.images import contents
 
@@ -25,6 +27,7 @@ CACHE_ENV: Final = "REASONSCALE_E2E_CACHE"
 ADDRESS: Final = "10.201.0.1"
 PODS: Final = "10.245.0.0/24"
 BRIDGE: Final = "rs-e2e"
+_NOTE: Final = Path("/run/reasonscale-e2e.json")  # whose node this machine runs
 BINARIES: Final = (
     "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl", "coredns", "helm",
     "kuberay-operator", "pause",
@@ -83,9 +86,24 @@ class Machine:
         self.took[name] = time.monotonic() - began
         print(f"e2e: {name}: {self.took[name]:.1f} s", file=sys.stderr, flush=True)
 
-    def up(self) -> None:
-        """Start everything; what was started is stopped again where something fails."""
+    def _claim(self, kept: bool) -> None:
+        """Take this machine's one node; clear up after a run that died without doing so itself."""
+        if _NOTE.is_file():
+            there = json.loads(_NOTE.read_text())
+            found = stat(there["pid"]) if there["pid"] else None
+            if not there["pid"] or (found is not None and found[1] == there["began"]):
+                raise RuntimeError(
+                    f"this machine's node is in use: python -m e2e.cluster.machine down {there['folder']}"
+                )
+            Machine(Path(there["folder"]), self.cache).down()
+        me = stat(os.getpid())
+        pid, began = (0, "") if kept or me is None else (os.getpid(), me[1])
+        _NOTE.write_text(json.dumps({"folder": str(self.folder), "pid": pid, "began": began}))
+
+    def up(self, kept: bool = False) -> None:
+        """Start everything; what was started is stopped again where something fails. `kept`: it outlives this process."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._claim(kept)
         self.cache.mkdir(parents=True, exist_ok=True)
         try:
             self._network.claim_address()
@@ -128,6 +146,7 @@ class Machine:
             self.plane.processes.stop(name)
         self.node.stop()
         self.plane.stop()
+        _NOTE.unlink(missing_ok=True)
 
 
 def main(arguments: list[str]) -> int:
@@ -143,7 +162,7 @@ def main(arguments: list[str]) -> int:
     if arguments[0] == "down":
         machine.down()
         return 0
-    machine.up()
+    machine.up(kept=True)
     assert machine.prometheus is not None
     print(
         f"export KUBECONFIG={machine.plane.kubeconfig} REASONSCALE_E2E_IMAGE={machine.operator_image} "

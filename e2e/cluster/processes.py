@@ -12,7 +12,7 @@ from pathlib import Path
 STOP_WITHIN_S = 20.0
 
 
-def _stat(pid: int) -> tuple[str, str] | None:
+def stat(pid: int) -> tuple[str, str] | None:
     """Return a process's state and start time; None where there is none."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -47,7 +47,7 @@ class Processes:
                 start_new_session=True, env={**os.environ, **(env or {})},
             )  # fmt: skip
         self._children[name] = child
-        found = _stat(child.pid)
+        found = stat(child.pid)
         (self._notes / name).write_text(f"{child.pid} {found[1] if found else ''}")
         return child.pid
 
@@ -59,7 +59,7 @@ class Processes:
             return None
         if (child := self._children.get(name)) is not None:
             child.poll()  # one that has ended is no zombie then
-        found = _stat(int(noted))
+        found = stat(int(noted))
         return int(noted) if found is not None and found[1] == began and found[0] != "Z" else None
 
     def names(self) -> list[str]:

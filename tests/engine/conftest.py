@@ -177,7 +177,7 @@ def serving(
         document = model.model_dump(by_alias=True, mode="json", exclude_unset=True)
         document["spec"]["scaling"] = scaling
         model = parse(document, EXAMPLE.parent)
-    model.spec.engine.args |= args or {}
+    model.spec.engine.args.update(args or {})
     resolved = replace(resolve(model, EXAMPLE.parent), drain_s=drain_s)
     node = start_ray()
     try:

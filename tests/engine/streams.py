@@ -44,16 +44,18 @@ def questions(number: int) -> list[str]:
     return [f"collatz {long[i % len(long)]}" if i % 3 else f"{91824 + 37 * i}+{55173 + 11 * i}" for i in range(number)]
 
 
-def hear(url: str, body: dict[str, Any], into: Heard, on_event: Callable[[], None] = lambda: None) -> Heard:
+def hear(
+    url: str, body: dict[str, Any], into: Heard, on_text: Callable[[int], None] = lambda characters: None
+) -> Heard:
     """Listen to one stream to its end; a connection that breaks is an error of it."""
     try:
-        return _hear(url, body, into, on_event)
+        return _hear(url, body, into, on_text)
     except httpx.HTTPError as error:
         into.errors.append({"code": "connection", "message": repr(error)})
         return into
 
 
-def _hear(url: str, body: dict[str, Any], into: Heard, on_event: Callable[[], None]) -> Heard:
+def _hear(url: str, body: dict[str, Any], into: Heard, on_text: Callable[[int], None]) -> Heard:
     with (
         httpx.Client(timeout=300, trust_env=False) as client,
         client.stream("POST", f"{url}/v1/chat/completions", json=body) as response,
@@ -66,7 +68,6 @@ def _hear(url: str, body: dict[str, Any], into: Heard, on_event: Callable[[], No
         for line in response.iter_lines():
             if not line.startswith("data: "):
                 continue
-            on_event()
             now = time.monotonic()
             into.longest_s, last = max(into.longest_s, now - last), now
             if line == "data: [DONE]":
@@ -83,8 +84,9 @@ def _hear(url: str, body: dict[str, Any], into: Heard, on_event: Callable[[], No
             for choice in event["choices"]:
                 delta = choice["delta"]
                 into.roles += "role" in delta
-                into.reasoning += delta.get("reasoning") or ""
-                into.content += delta.get("content") or ""
+                chain, answer = delta.get("reasoning") or "", delta.get("content") or ""
+                into.reasoning, into.content = into.reasoning + chain, into.content + answer
+                on_text(len(chain) + len(answer))
                 if choice.get("finish_reason"):
                     into.finishes.append(choice["finish_reason"])
     return into
@@ -102,7 +104,7 @@ class Load:
 
     def __init__(self, service: Any, bodies: list[dict[str, Any]]) -> None:
         self.heard = [Heard() for _ in bodies]
-        self.events = 0
+        self.characters = 0
         self._pool = ThreadPoolExecutor(len(bodies))
         self._lock = threading.Lock()
         self._futures = [
@@ -110,15 +112,15 @@ class Load:
             for body, heard in zip(bodies, self.heard, strict=True)
         ]
 
-    def _count(self) -> None:
+    def _count(self, characters: int) -> None:
         with self._lock:
-            self.events += 1
+            self.characters += characters
 
-    def wait_events(self, number: int, within_s: float = 60.0) -> None:
-        """Wait until the clients have got so many events together."""
+    def wait_characters(self, number: float, within_s: float = 240.0) -> None:
+        """Wait until the clients have got so much text together; how many events that takes depends on the machine."""
         deadline = time.monotonic() + within_s
-        while self.events < number:
-            assert time.monotonic() < deadline, f"{self.events} events after {within_s:.0f} s"
+        while self.characters < number:
+            assert time.monotonic() < deadline, f"{self.characters} characters after {within_s:.0f} s"
             time.sleep(0.02)
 
     def end(self, within_s: float = 300.0) -> list[Heard]:

@@ -45,6 +45,17 @@ def undisturbed(fleet: Any) -> list[Heard]:
     return heard
 
 
+def share_of(heard: list[Heard], share: float) -> float:
+    """Return a share of the characters that these streams said together."""
+    return share * sum(len(text) for h in heard for text in h.said)
+
+
+def busiest(service: Any) -> tuple[str, int]:
+    """Return the replica with the most requests, and its process."""
+    found = max(service.ledgers(), key=lambda ledger: len(ledger["rows"]))["replica"]
+    return found, service.pids()[found]
+
+
 def engines_of(pid: int) -> list[int]:
     """Return the processes of a replica's engine."""
     return [
@@ -67,8 +78,8 @@ def test_three_kills_in_a_row_cost_the_streams_a_pause_and_no_more(
     for times, what in enumerate(killed):
         fleet.wait_replicas(2)
         load = Load(fleet, [asked(fleet, q) for q in questions(STREAMS)])
-        load.wait_events(800 + 800 * times)  # early in the chains, in their middle, and where some answer
-        victim, pid = sorted(fleet.pids().items())[0]
+        load.wait_characters(share_of(undisturbed, 0.1 + 0.2 * times))  # early in chains, then where some answer
+        victim, pid = busiest(fleet)
         processes = [pid] if what == "replica" else engines_of(pid)
         assert processes
         for process in processes:
@@ -110,14 +121,14 @@ def test_stop_strings_limits_and_whole_answers_survive_a_kill_and_what_cannot_is
     # Enough that both replicas hold some, whatever the last reports of the requests before them said.
     bound = [asked(fleet, long, logprobs=True)] * 16
     held = Load(fleet, bound)
-    held.wait_events(1)
+    held.wait_characters(1)
     load = Load(fleet, bodies)
     wholes = ThreadPoolExecutor(2)
     body = asked(fleet, long) | {"stream": False}
     del body["stream_options"]
     answers = [wholes.submit(httpx.post, f"{fleet.url}/v1/chat/completions", json=body, timeout=300) for _ in range(2)]
-    load.wait_events(600)
-    victim, pid = sorted(fleet.pids().items())[-1]
+    load.wait_characters(share_of(want, 0.2))
+    victim, pid = busiest(fleet)
     os.kill(pid, signal.SIGKILL)
     got = load.end()
     whole(got)
@@ -140,7 +151,7 @@ def test_a_prompt_that_kills_its_engine_kills_two_at_most_and_everyone_elses_str
     fleet.wait_replicas(2)
     before = set(fleet.pids())
     load = Load(fleet, [asked(fleet, q) for q in questions(STREAMS)])
-    load.wait_events(600)
+    load.wait_characters(share_of(undisturbed, 0.1))
     poison = Heard()
     hear(fleet.url, asked(fleet, POISON), poison)
     assert (poison.status, [e["code"] for e in poison.errors]) == (500, ["engine_crash_suspect"])
@@ -155,8 +166,8 @@ def test_a_stopped_replicas_streams_go_on_elsewhere(fleet: Any, undisturbed: lis
     fleet.wait_replicas(2)
     fleet.settings(hang_s=8.0)  # a minute, scaled down
     load = Load(fleet, [asked(fleet, q) for q in questions(STREAMS)])
-    load.wait_events(800)
-    victim, pid = sorted(fleet.pids().items())[0]
+    load.wait_characters(share_of(undisturbed, 0.1))
+    victim, pid = busiest(fleet)
     os.kill(pid, signal.SIGSTOP)
     try:
         heard = load.end()
@@ -178,7 +189,7 @@ def test_three_become_one_under_running_streams_in_the_time_that_was_forecast_an
     with watching(fleet) as watch:
         Load(fleet, [asked(fleet, q) for q in questions(STREAMS)]).end()  # lengths and step times are learnt
         load = Load(fleet, [asked(fleet, q) for q in questions(STREAMS)])
-        load.wait_events(600)
+        load.wait_characters(share_of(undisturbed, 0.1))
         fleet.put(with_replicas(fleet.config, fleet, 1))
         heard = load.end()
         whole(heard)
@@ -212,7 +223,7 @@ def test_what_still_runs_shortly_before_the_cap_goes_on_in_another_replica(
             deployment["user_config"]["models"][fleet.model]["hand_over_s"] = 2.0
     fleet.put(capped)
     load = Load(fleet, [asked(fleet, q) for q in questions(STREAMS)])
-    load.wait_events(600)
+    load.wait_characters(share_of(undisturbed, 0.1))
     fleet.put(with_replicas(capped, fleet, 1))
     heard = load.end()
     whole(heard)
@@ -228,7 +239,7 @@ def test_what_still_runs_shortly_before_the_cap_goes_on_in_another_replica(
 def test_an_ingress_that_goes_finishes_its_streams(fleet: Any, undisturbed: list[Heard]) -> None:
     fleet.wait_replicas_of(INGRESS, 2)
     load = Load(fleet, [asked(fleet, q) for q in questions(STREAMS)])
-    load.wait_events(600)
+    load.wait_characters(share_of(undisturbed, 0.1))
     fleet.put(with_replicas(fleet.config, fleet, 1, INGRESS))
     heard = load.end()
     whole(heard)
@@ -243,7 +254,7 @@ def test_a_killed_ingress_ends_its_own_streams_alone_and_they_may_be_sent_again(
 ) -> None:
     fleet.wait_replicas_of(INGRESS, 2)
     load = Load(fleet, [asked(fleet, q) for q in questions(STREAMS)])
-    load.wait_events(600)
+    load.wait_characters(share_of(undisturbed, 0.1))
     _, pid = sorted(fleet.pids_of(INGRESS).items())[0]
     os.kill(pid, signal.SIGKILL)
     heard = load.end()

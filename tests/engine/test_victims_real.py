@@ -93,25 +93,39 @@ def standing() -> list[Standing]:
 
     app = ray.get(controller().get_serve_instance_details.remote())["applications"][APP]
     return [
-        Standing(r["replica_id"], name, r["node_id"], r["state"] == "RUNNING")
+        Standing(r["replica_id"], name, r.get("node_id"), r["state"] == "RUNNING")
         for name, deployment in app["deployments"].items()
         for r in deployment["replicas"]
         if r["state"] != "STOPPING"
     ]
 
 
+def guesses(there: list[Standing], number: int, head: str) -> list[set[str]]:
+    """Return who may go: where nodes tie, Serve goes by which deployment had a replica first, which it does not show."""
+    out: list[set[str]] = []
+    for first in (ENGINE, OTHER):
+        found = set(victims(sorted(there, key=lambda r: r.deployment != first), ENGINE, number, head))
+        if found not in out:
+            out.append(found)
+    return out
+
+
 def test_serve_stops_the_replicas_that_we_predict(nodes: str) -> None:
     deploy()
-    not_newest = 0
+    not_newest = known = 0
     # Up by one each time, so that all begin to run in a known order; down by one and by two. First one a node, then more.
     for others, path in ((1, (1, 2, 3, 2, 3, 1)), (2, (1, 2, 3, 4, 2, 1))):
         scale(OTHER, others)
         for before, after in itertools.pairwise(path):
             there = scale(ENGINE, before)
-            predicted = set(victims(there, ENGINE, before - after, nodes)) if after < before else set()
+            predicted = guesses(there, before - after, nodes) if after < before else [set()]
             left = scale(ENGINE, after)
             gone = {r.replica for r in there if r.deployment == ENGINE} - {r.replica for r in left}
-            assert gone == predicted, there
+            known += after < before and len(predicted) == 1
+            assert gone in predicted, [
+                f"{r.deployment} {r.replica} on {r.node[-4:] if r.node else None}" for r in there
+            ]
             newest = [r.replica for r in there if r.deployment == ENGINE][-1]
             not_newest += bool(gone) and newest not in gone
     assert not_newest, "the newest went each time: these nodes show nothing"
+    assert known >= 3, "hardly a choice was known for sure: these nodes show nothing"

@@ -120,6 +120,7 @@ def test_fifty_that_come_at_zero_wake_it_and_are_served_in_order(sleeper: Any) -
     assert sleeper.replicas() == set()
     began = time.monotonic()
     answers, seen = asyncio.run(watched(sleeper, number=50, apart_s=0.05))
+    number(sleeper, 1)  # the scaler's word, once it has seen who waits; else Serve puts it to sleep when nobody asks
     assert Counter(a.status for a in answers) == {200: 50}
     order = sorted(range(50), key=lambda i: answers[i].first_s)
     late = max(abs(at - i) for at, i in enumerate(order))
@@ -141,7 +142,6 @@ def test_fifty_that_come_at_zero_wake_it_and_are_served_in_order(sleeper: Any) -
 
 def test_it_sleeps_when_told_and_what_is_changed_meanwhile_starts_no_engine(sleeper: Any) -> None:
     sleeper.wait_replicas(1)
-    number(sleeper, 1)  # the scaler's word, once it has seen who waits
     before = sleeper.pids()
     sleeper.settings(budget_default=77)
     assert sleeper.pids() == before

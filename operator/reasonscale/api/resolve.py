@@ -88,7 +88,7 @@ class Resolved:
     kv_headroom: float
     up_max_factor: float
     up_max_step: int
-    down_max_step: int
+    down_max_step: int | None
     down_stable_s: float
     down_interval_s: float
     start_timeout_s: float

@@ -94,10 +94,13 @@ class RatesSpec(Part):
     """How fast the number of replicas may move."""
 
     up_max_factor: int = Field(
-        default=2, ge=1, le=10, description="At most this many times the ready replicas at once."
+        default=2, ge=1, le=10, description="At most this many times the replicas at once, those on their way counted."
     )
     up_max_step: int = Field(default=4, ge=1, le=1000, description="Or so many more, whichever is larger.")
-    down_max_step: int = Field(default=1, ge=1, le=1000, description="Replicas that may go at once.")
+    down_max_step: int | None = Field(
+        default=None, ge=1, le=1000,
+        description="Replicas that may go at once; when absent, a quarter of those that are spare, one at least.",
+    )  # fmt: skip
     down_stable: Duration = Field(default="120s", description="Calm must have held so long before one goes.")
     down_interval: Duration = Field(default="30s", description="Between two steps down.")
 

@@ -158,7 +158,7 @@ def _choose(fleet: Fleet, policy: Policy, state: State, outlook: Outlook) -> tup
 
     least = max(1, _up(DOWN_MARGIN * outlook.need_throughout))
     calm = least < current and wanted <= current and outlook.excess <= 0.0 and state.preempting_ticks == 0
-    calm = calm and not outlook.queue_over_objective
+    calm = calm and not outlook.queue_over_objective and not outlook.young
     now = numbers_time(state)
     state = replace(state, calm_since=(now if state.calm_since is None else state.calm_since) if calm else None)
 
@@ -166,10 +166,12 @@ def _choose(fleet: Fleet, policy: Policy, state: State, outlook: Outlook) -> tup
         text = words.why_up(reason, numbers, start_s, outlook.drain_s, outlook.ttft_allowed_s)
         if state.stuck_since is not None:
             return _Choice(current, wanted, c.REASON_HOLD, f"{text}; more replicas have not helped so far"), state
-        most = max(ceil(fleet.ready * policy.rates.up_max_factor), fleet.ready + policy.rates.up_max_step)
+        # Those on their way count: else a crowd of five times takes three starts, one after the other.
+        there = max(fleet.ready, current)
+        most = max(ceil(there * policy.rates.up_max_factor), there + policy.rates.up_max_step)
         return _Choice(max(current, min(wanted, most)), wanted, reason, text), state
     if calm and state.calm_since is not None and _may_go(state, policy, now):
-        target = max(least, current - policy.rates.down_max_step)
+        target = max(least, current - _down_step(policy, current - least))
         text = words.why_down(numbers, outlook.need_throughout, now - state.calm_since)
         return _Choice(target, least, c.REASON_CALM, text), state
     return _Choice(current, wanted, c.REASON_HOLD, words.why_hold(numbers, outlook.need)), state
@@ -183,6 +185,12 @@ def numbers_time(state: State) -> float:
 def _may_go(state: State, policy: Policy, now: float) -> bool:
     stable = state.calm_since is not None and now - state.calm_since >= policy.rates.down_stable_s
     return stable and (state.last_down is None or now - state.last_down >= policy.rates.down_interval_s)
+
+
+def _down_step(policy: Policy, spare: int) -> int:
+    """Return how many replicas may go at once; where nothing is asked for, a quarter of the spare ones."""
+    step = policy.rates.down_max_step
+    return max(1, spare // 4) if step is None else step
 
 
 def _largest(n: Numbers) -> str:

@@ -109,9 +109,9 @@ class StepTime:
 class Rates:
     """How fast the number of replicas may move, and what damps it."""
 
-    up_max_factor: float = 2.0  # at most this many times the ready replicas in one decision ...
+    up_max_factor: float = 2.0  # at most this many times the replicas in one decision, ordered ones counted ...
     up_max_step: int = 4  # ... or this many more, whichever is larger
-    down_max_step: int = 1
+    down_max_step: int | None = None  # None: a quarter of those that are spare, one at least
     down_stable_s: float = 120.0  # calm must have held so long before a replica goes
     down_interval_s: float = 30.0  # between two steps down
 

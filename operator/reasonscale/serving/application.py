@@ -9,7 +9,7 @@ from ray.serve.llm import LLMConfig, build_llm_deployment
 
 from reasonscale.serving.config import INGRESS
 from reasonscale.serving.ingress import make_ingress
-from reasonscale.serving.numbers import FORM, numbered
+from reasonscale.serving.numbers import built
 from reasonscale.serving.server import ReasonServer
 
 ROUTER = "reasonscale.serving.router:ExpectedWork"
@@ -24,13 +24,8 @@ def _llm_config(args: dict[str, Any]) -> LLMConfig:
         engine_kwargs=args["engine_kwargs"],
         placement_group_config={"bundles": bundles},
         runtime_env={"env_vars": args["env"]},
-        # num_replicas in Serve's config is ignored unless it stands here too, with autoscaling_config None.
         deployment_config={
-            **(
-                {"autoscaling_config": numbered(1, sleeps=True)[FORM]}
-                if args.get("sleeps")
-                else {"autoscaling_config": None, "num_replicas": 1}
-            ),
+            **built(sleeps=bool(args.get("sleeps"))),
             "ray_actor_options": {"num_cpus": 0.1},
             "request_router_config": {
                 "request_router_class": args.get("router", ROUTER),  # another only where a benchmark compares them

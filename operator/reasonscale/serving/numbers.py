@@ -19,7 +19,7 @@ _LOOK_S, _LOOK_BACK_S = 1.0, 5.0
 
 def number_of(deployment: Mapping[str, Any]) -> int:
     """Return the number that a deployment is told."""
-    if FORM in deployment:
+    if deployment.get(FORM):
         return int(deployment[FORM]["min_replicas"])
     return int(deployment["num_replicas"])
 
@@ -34,6 +34,11 @@ def numbered(number: int, *, sleeps: bool) -> dict[str, Any]:
             "metrics_interval_s": _LOOK_S, "look_back_period_s": _LOOK_BACK_S,
         }
     }  # fmt: skip
+
+
+def built(*, sleeps: bool) -> dict[str, Any]:
+    """Return what a deployment is built with: Serve ignores `num_replicas` in its config unless this says no to the other form."""
+    return numbered(1, sleeps=True) if sleeps else {FORM: None, **numbered(1, sleeps=False)}
 
 
 def set_number(deployment: dict[str, Any], number: int) -> None:

@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from reasonscale.scaling.capacity import AIM
 from reasonscale.scaling.types import Objectives
 from reasonscale.simulator.cluster import Cluster
 from reasonscale.simulator.engine import Floats
@@ -18,6 +17,7 @@ from reasonscale.simulator.policies.base import Policy, Setting, View
 from reasonscale.simulator.profile import Profile
 from reasonscale.simulator.workload import NOBODY, Workload
 
+START_AIM: Final = 0.78  # of the objective for time per token, for the number that every policy begins with
 LAG_S: Final = 1.0  # from the scrape to where a policy can read it
 MOST_AFTER_S: Final = 3600.0  # after the last arrival; what runs then is cut and counts as missed
 COLD_SPREAD: Final = 0.1  # standard deviation of a start, as a share of its mean
@@ -39,6 +39,7 @@ class Options:
     objectives: Objectives = field(default_factory=Objectives)
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
+    first_replicas: int | None = None  # None: what the first ten minutes need
 
 
 @dataclass(slots=True)
@@ -127,7 +128,9 @@ def first_replicas(work: Workload, profile: Profile, options: Options, window_s:
 
     From n = (b B + c K + tau rho) / (tau - a), tau a little under the objective; never fewer than minReplicas.
     """
-    step, tau = profile.step_time(), AIM * options.objectives.tpot_s
+    if options.first_replicas is not None:
+        return options.first_replicas
+    step, tau = profile.step_time(), START_AIM * options.objectives.tpot_s
     rows = (work.arrival_s >= 0.0) & (work.arrival_s < window_s)
     output, prompt = work.output_tokens[rows].astype(np.float64), work.prompt_tokens[rows].astype(np.float64)
     tau = max(tau, 1.3 * step.a)

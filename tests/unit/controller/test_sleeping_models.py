@@ -57,7 +57,7 @@ class World:
         server: Any = self.server
         self.registry = CollectorRegistry()
         self.loop = ModelLoop(
-            server, server, self.metrics, settings, DecisionMetrics(self.registry), lambda: self.now[0]
+            server, server, lambda *_: self.metrics, settings, DecisionMetrics(self.registry), lambda: self.now[0]
         )
         meta = {"name": "m", "namespace": "n", "uid": "u", "generation": 1}
         body = {"apiVersion": c.API_VERSION, "kind": c.KIND, "metadata": meta, "spec": self.spec}
