@@ -78,7 +78,7 @@ class Bench:
         file = shapes.resource(
             shape, folder, fraction=45, replicas=1, cpu=self.rehearse, seats=8 if self.rehearse else 256
         )
-        streams, tokens = ((1, 4), 24) if self.rehearse else ((1, 64, 256), 400)
+        streams, tokens = ((1, 4), 24) if self.rehearse else ((1, 64, 256), 250)
         asyncio.run(tax.measure(file, streams, tokens, 2, self.keep("tax"), gpus=not self.rehearse))
 
     def ledger(self) -> None:

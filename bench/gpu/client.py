@@ -118,8 +118,10 @@ def body(model: str, output: int, *, prompt: int = 100, stops: bool = False, eos
     }  # fmt: skip
     if stops:
         # The end mark is forbidden before, and all but certain after.
-        return out | {"min_tokens": output - 1, "max_tokens": output + 16, "logit_bias": {str(eos): 100}}
-    return out | {"min_tokens": output, "max_tokens": output, "ignore_eos": True}
+        return out | {"min_tokens": output - 1, "max_tokens": output + 64, "logit_bias": {str(eos): 100}}
+    # The stack gives every request a budget; so does the client, to be paired with an engine that is bare.
+    budget = {"thinking_token_budget": output - 16} if output > 32 else {}
+    return out | budget | {"min_tokens": output, "max_tokens": output, "ignore_eos": True}
 
 
 if __name__ == "__main__":

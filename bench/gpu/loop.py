@@ -1,7 +1,7 @@
 """The product on one GPU, as `reasonscale up` runs it: `python -m bench.gpu loop`.
 
 A load at a constant rate whose chains get longer and shorter again moves three engines, which share the GPU, from one to
-three and back; then an engine is killed under its streams. Engines are held to 40 ms a step, three times what a step of
+three and back; between, an engine is killed under its streams. Engines are held to 40 ms a step, three times what a step of
 all three takes: so none slows another, as if each had a GPU of its own, which is what the simulator models.
 """
 
@@ -30,10 +30,10 @@ from reasonscale.serving.gpus import GIB, NoGpu, gpus
 
 PACE_MS = 40.0
 FRACTION, SEATS, CONTEXT = 30, 64, 8192
-RATE, SEED = 3.3, 7
+RATE, SEED = 4.5, 7
 # Seconds, and the range of tokens of a chain.
-PHASES = ((90.0, (180, 420)), (210.0, (800, 1600)), (100.0, (180, 420)))
-CALM_S = 150.0
+PHASES = ((30.0, (120, 300)), (125.0, (600, 1000)), (50.0, (120, 300)))
+CALM_S = 60.0
 
 
 def load(name: str, rehearse: bool) -> list[tuple[float, int, dict[str, Any]]]:
@@ -178,10 +178,10 @@ async def measure(folder: Path, out: Path, keep: Callable[[Any], None], *, rehea
         found |= {"start": start, "load": figures(seen, plan)}
         save(out, logs, found, plan, seen, watch.rows)
         keep(found)
-        found["settled"] = await watch.settled(10 if rehearse else CALM_S)
-        save(out, logs, found, plan, seen, watch.rows)
-        found["killed"] = await killed(url, shape, 100 if rehearse else 600)
+        found["killed"] = await killed(url, shape, 100 if rehearse else 300)
         keep(found)
+        save(out, logs, found, plan, seen, watch.rows)
+        found["settled"] = await watch.settled(10 if rehearse else CALM_S)
         watching.cancel()
     if not rehearse:
         await asyncio.sleep(2)

@@ -20,7 +20,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
     # For a rehearsal on a CPU.
     "tiny": {
-        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
         "num_key_value_heads": 2, "vocab_size": 1024, "tie_word_embeddings": True,
     },
 }  # fmt: skip
@@ -69,7 +69,7 @@ def resource(
         args |= {"dtype": "float32", "enforce_eager": "true", "block_size": "32", "num_gpu_blocks_override": "400"}
     scaling: dict[str, Any] = {
         "maxReplicas": most, "objectives": {"ttft": "2s", "tpot": tpot, "attainmentPercent": 95},
-        "rates": {"downStable": "30s", "downInterval": "15s"},
+        "rates": {"downStable": "20s", "downInterval": "10s"},
     }  # fmt: skip
     spec: dict[str, Any] = {
         "model": {"uri": f"file://{source}", "name": shape, "maxModelLen": context},

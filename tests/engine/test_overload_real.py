@@ -74,6 +74,7 @@ def ended(tasks: list[asyncio.Task[Got]]) -> Any:
     return asyncio.wait_for(asyncio.gather(*tasks), 120)
 
 
+@pytest.mark.soak
 async def test_at_three_times_the_capacity_who_is_let_in_is_served_as_ever_and_who_comes_back_is_let_in(
     crowd: Any, capacity: tuple[float, float]
 ) -> None:
@@ -115,6 +116,7 @@ async def test_at_three_times_the_capacity_who_is_let_in_is_served_as_ever_and_w
     crowd.wait_idle()
 
 
+@pytest.mark.soak
 async def test_a_class_that_sends_ten_times_the_others_tokens_leaves_them_their_first_token(
     crowd: Any, capacity: tuple[float, float]
 ) -> None:
@@ -281,6 +283,7 @@ def test_an_answer_that_comes_at_once_outlasts_every_timeout_below_it(crowd: Any
     assert took > 20.0
 
 
+@pytest.mark.soak
 async def test_what_waits_goes_to_a_replica_that_has_just_come(crowd: Any) -> None:
     crowd.settings(max_queue_s=600.0)
     async with Clients(crowd.url, crowd.model) as clients:

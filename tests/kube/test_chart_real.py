@@ -44,9 +44,9 @@ def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(binary), *arguments], capture_output=True, text=True)
 
 
-def rendered(*values: str, namespace: str = "default") -> list[dict[str, Any]]:
+def rendered(*values: str, namespace: str = "default", release: str = "rs") -> list[dict[str, Any]]:
     flags = [part for value in (*GIVEN, *values) for part in ("--set", value)]
-    done = helm("template", "rs", str(CHART), "--kube-version", "1.34.0", "-n", namespace, *flags)
+    done = helm("template", release, str(CHART), "--kube-version", "1.34.0", "-n", namespace, *flags)
     assert done.returncode == 0, done.stderr
     return [d for d in yaml.safe_load_all(done.stdout) if d]
 

@@ -52,7 +52,7 @@ class Operator:
         rest = [part for flag, value in given.items() if flag not in more for part in (flag, value)]
         command = [
             sys.executable, "-m", "reasonscale.cli.main", "operator", "--kubeconfig", str(cluster.plane.kubeconfig),
-            "--namespace", "default", "--health-port", str(self.health), "--metrics-port", str(self.metrics), *rest, *more,
+            *(() if "--namespace" in more else ("--namespace", "default")), "--health-port", str(self.health), "--metrics-port", str(self.metrics), *rest, *more,
         ]  # fmt: skip
         with self.output.open("ab") as file:
             self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=dict(os.environ))

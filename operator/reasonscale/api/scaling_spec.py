@@ -94,7 +94,7 @@ class RatesSpec(Part):
     """How fast the number of replicas may move."""
 
     up_max_factor: int = Field(
-        default=2, ge=1, le=10, description="At most this many times the ready replicas at once."
+        default=2, ge=1, le=10, description="At most this many times the replicas at once, those on their way counted."
     )
     up_max_step: int = Field(default=4, ge=1, le=1000, description="Or so many more, whichever is larger.")
     down_max_step: int | None = Field(

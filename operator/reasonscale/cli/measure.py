@@ -14,7 +14,7 @@ from reasonscale.api.resolve import Resolved, resolve
 from reasonscale.api.sizes import size_in, size_of
 from reasonscale.api.validate import InvalidResource
 from reasonscale.serving.config import CPU_ENV, OFFLINE_ENV, engine_kwargs
-from reasonscale.serving.gpus import GIB, Gpu, NoGpu, gpus, shortage
+from reasonscale.serving.gpus import GIB, WORKING_BYTES, Gpu, NoGpu, gpus, shortage
 from reasonscale.simulator.profile import BadProfile, dump, fit
 
 
@@ -68,7 +68,7 @@ def _gpu(resolved: Resolved) -> Gpu:
     share = resolved.gpu_memory_utilization
     if size is not None and "quantization" not in resolved.engine_args:
         # A GPU that can't hold them even when empty is the wrong one; one that is full may be free later.
-        each, room = size.weight_bytes / resolved.gpus_per_replica, share * gpu.total - 2 * GIB
+        each, room = size.weight_bytes / resolved.gpus_per_replica, share * gpu.total - WORKING_BYTES
         if each > room:
             raise NoGpu(
                 f"{gpu}: weights of {each / GIB:.1f} GiB do not fit {share:.0%} of {gpu.total / GIB:.1f} GiB with 2 GiB to work in"

@@ -178,7 +178,10 @@ class ModelLoop:
         signals: str | None,
     ) -> Found:
         pods = self._cluster.pods(self._namespace, resolved.name)
-        service = self._cluster.service(self._namespace, resolved.name)
+        try:
+            service = self._cluster.service(self._namespace, resolved.name)
+        except KindMissing:  # said by `trouble`
+            service = None
         if trouble is None and outcome.contested:
             trouble = Cause("DriftContested", outcome.contested)
         if trouble is None and self._given_up is not None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from reasonscale.api.resolve import Resolved
+from reasonscale.api.sizes import size_in, size_of
 from reasonscale.autoscaler import Autoscaler, Record, RecordFile
 from reasonscale.local.ray_node import RayNode, attach_ray, port_taken, start_ray
 from reasonscale.local.serve_api import AppState, ServeActuator, ServeApi, ServeError
 from reasonscale.scaling.policy import policy_of
 from reasonscale.scaling.types import Freshness, Policy
 from reasonscale.serving.config import app_name, deployment_name, serve_app, serve_config
+from reasonscale.serving.gpus import CONTEXT_BYTES, GIB, WORKING_BYTES, Gpu, NoGpu, gpus, shortage
 from reasonscale.serving.settings import LOCAL_START_PRIOR_S
 from reasonscale.signals.sources import ModelSource, Scrape
 
@@ -79,14 +81,16 @@ class LocalApp:
                 "lower spec.parallelism or take a smaller model"
             )
         replicas = {m.name: _first_number(m) for m in self.models}
+        if self._node.gpus and self._node.owned:
+            lack = await asyncio.to_thread(room_problem, self.models, replicas)
+            if lack is not None:
+                raise StartFailed(lack)
         ingress_env = {"REASONSCALE_ACCESS_LOG": str(self.access_log.resolve())}
         app = serve_app(
             self.models, replicas, local=True, gpus=self._node.gpus > 0, env=self.env, ingress_env=ingress_env
         )
         await self._api.put(serve_config(app, host=self.host, port=self.port))
-        self.say(
-            f"{', '.join(m.served_name for m in self.models)}: the engine starts; on a CPU that takes half a minute to two"
-        )
+        self.say(f"{', '.join(m.served_name for m in self.models)}: the engine starts; that takes half a minute to two")
         await self._wait_until_running(max(m.start_timeout_s for m in self.models))
         self._make_loops(app["name"], replicas)
 
@@ -204,6 +208,38 @@ async def _running(source: ModelSource) -> tuple[float, float] | None:
         return None
     busy = sum(k.waiting + sum(k.reasoning) + sum(k.answering) for k in seen.classes.values())
     return busy, round(seen.time - seen.age_s, 3)  # the difference of two times is not exact
+
+
+def room_problem(
+    models: Sequence[Resolved], replicas: Mapping[str, int], found: Callable[[], list[Gpu]] = gpus
+) -> str | None:
+    """Return in numbers why the first replicas would find no room on this machine's GPUs; None where they would.
+
+    Engines of less than a whole GPU go where there is room, the largest first, as Ray packs them.
+    """
+    try:
+        free = {gpu.index: (gpu, float(gpu.free)) for gpu in found()}
+    except NoGpu as error:
+        return f"Ray has GPUs, but {error}"
+    for model in sorted(models, key=lambda m: -m.gpu_memory_utilization):
+        size = size_of(model.model_source) or size_in(Path(model.model_source))
+        whole = max(gpu.total for gpu, _ in free.values())
+        share = model.gpu_memory_utilization
+        if size is not None and "quantization" not in model.engine_args:
+            each, room = size.weight_bytes / model.gpus_per_replica, share * whole - WORKING_BYTES
+            if each > room:
+                return (
+                    f"{model.served_name}: weights of {each / GIB:.1f} GiB do not fit {share:.0%} of {whole / GIB:.1f} GiB"
+                    f" with {WORKING_BYTES / GIB:.0f} GiB to work in: raise spec.accelerator.fraction or spec.parallelism.tensor"
+                )
+        for _ in range(replicas[model.name] * model.gpus_per_replica):
+            index = max(free, key=lambda i: free[i][1])
+            gpu, left = free[index]
+            lack = shortage(replace(gpu, free=int(left)), share)
+            if lack is not None:
+                return f"{model.served_name}: {lack}; end what holds it, or lower spec.accelerator.fraction"
+            free[index] = (gpu, left - share * gpu.total - CONTEXT_BYTES)
+    return None
 
 
 def _first_number(model: Resolved) -> int:

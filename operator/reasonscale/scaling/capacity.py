@@ -47,7 +47,7 @@ def observe(memory: Steps, replicas: Iterable[ReplicaCounts], dt_s: float) -> St
             continue
         steps += count
         seconds += replica.step_seconds
-        if count < LEAST_STEPS:
+        if count < LEAST_STEPS or replica.step_seconds <= 0.0:
             continue
         t = replica.step_seconds / count
         x = (1.0, replica.step_batch / count, replica.step_kv_tokens / count, replica.step_prefill_tokens / count)
@@ -166,13 +166,15 @@ class Capacity:
             return 0.0
         return prefill_share * (1.0 + self.step.a / (self.chunk_tokens * self.step.d)) / PREFILL_BUSY
 
-    def kv_most_need(self, kv_tokens: float) -> float:
-        """Return the replicas that hold so many tokens with no headroom left; 0 where no capacity is known."""
-        return kv_tokens / self.kv_tokens if self.kv_tokens else 0.0
-
     def kv_need(self, kv_tokens: float) -> float:
-        """Return the replicas whose KV caches hold so many tokens; 0 where no capacity is known."""
+        """Return the replicas whose KV caches hold so many tokens, headroom kept; 0 where no capacity is known."""
         return kv_tokens / self.kv_usable_tokens if self.kv_usable_tokens else 0.0
+
+    def kv_high_need(self, kv_tokens: float, cautious: bool) -> float:
+        """Return the replicas that hold a high quantile of KV tokens: what the headroom is for, unless `cautious`."""
+        if cautious or not self.kv_tokens:
+            return self.kv_need(kv_tokens)
+        return kv_tokens / self.kv_tokens
 
 
 def capacity_of(step: StepTime, policy: Policy, reported: Iterable[ReplicaCounts]) -> Capacity:

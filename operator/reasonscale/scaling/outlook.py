@@ -21,6 +21,7 @@ MEAN_PRIOR_TOKENS = 1000.0
 LONGEST_DRAIN_S = 600.0
 # Two things must be bad together for one request in a hundred to miss its pace: the load and the prompts beside it.
 PROMPTS_QUANTILE = 0.55  # of the load's, in standard deviations
+CAUTIOUS_S = 1800.0  # after a preemption
 NEAR_FULL = (
     0.95  # of the KV caches: from there to the first preemption it took seconds (0.9 to 1.0 in 4.3 s on an H100)
 )
@@ -200,9 +201,11 @@ def look(seen: Observation, policy: Policy, state: State) -> Outlook:
         mean = capacity.concurrency_need(point.inflight, point.kv_tokens, prompts, PROMPTS_QUANTILE * z)
         return max(mean, capacity.concurrency_need(point.inflight_high, point.kv_high_tokens, prompts), prefill)
 
+    # Replicas are not filled alike: how far from full they preempt is seen when they do.
+    cautious = state.preempted_at is not None and seen.time - state.preempted_at < CAUTIOUS_S
+
     def kv_need(point: Point) -> float:
-        # The headroom is there for what the mean does not say.
-        return max(capacity.kv_need(point.kv_tokens), capacity.kv_most_need(point.kv_high_tokens))
+        return max(capacity.kv_need(point.kv_tokens), capacity.kv_high_need(point.kv_high_tokens, cautious))
 
     def need_at(point: Point) -> float:
         return max(pace_need(point), kv_need(point))

@@ -38,13 +38,13 @@ class Bookings:
     def __init__(self) -> None:
         self._by_key: dict[str, deque[Booking]] = {}
         self._until: list[tuple[float, int, Booking]] = []
-        self._made = 0
+        self._made = self._open = 0
         self._tokens: dict[str, float] = {}
         self._by_second: dict[str, dict[int, float]] = {}
         self._came, self._of = COMING_PRIOR * COMING_WEIGHT, COMING_WEIGHT
 
     def __len__(self) -> int:
-        return sum(map(len, self._by_key.values()))
+        return self._open
 
     @property
     def coming(self) -> float:
@@ -58,6 +58,7 @@ class Bookings:
         booking = Booking(cls, key, tokens, now + after_s, now + after_s + max(GRACE_S, 0.5 * after_s))
         self._by_key.setdefault(key, deque()).append(booking)
         self._made += 1
+        self._open += 1
         heapq.heappush(self._until, (booking.until_s, self._made, booking))
         self._count(booking, booking.tokens)
 
@@ -104,6 +105,7 @@ class Bookings:
 
     def _close(self, booking: Booking) -> None:
         booking.open = False
+        self._open -= 1
         found = self._by_key[booking.key]
         found.remove(booking)
         if not found:

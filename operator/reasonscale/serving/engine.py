@@ -135,6 +135,7 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
         if self._place is None:
             await super().start()
         else:
+            place.without_fetching(self.llm_config)
             async with place.room(self._place, self.llm_config):
                 await super().start()
         client = self._engine_client

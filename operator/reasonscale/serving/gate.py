@@ -51,8 +51,9 @@ class Ticket:
     prompt_tokens: int = 0
     most: float | None = None  # output tokens that it can make at most
     seats: int = 1
+    # While the model slept: it has waited by other limits than the queue's, and is refused no more.
+    accepted: bool = False
     made: Callable[[], int] | None = None  # tokens so far; None: not told before its end
-    owed: bool = False  # it was let in before, at zero replicas: it only waits its turn
     arrived_s: float = 0.0
     sent_s: float | None = None
     cost: float = 0.0  # expected; its class is charged so much when it goes
@@ -143,9 +144,9 @@ class Gate:
         ticket.arrived_s, ticket.cost = now, ticket.seats * mean + PROMPT_COST * ticket.prompt_tokens
         held = len(self.running) + len(self.waiting)
         booking = self.bookings.find(ticket.key) if ticket.key else None
-        full = held >= self.rules.most_held and not ticket.owed
-        if full or not self._servable(ticket, booking, now):
-            return Refusal(self._book(ticket, booking, now), held, full)
+        full = held >= self.rules.most_held
+        if not ticket.accepted and (full or not self._servable(ticket, booking, now)):
+            return Refusal(self._book(ticket, booking, now, full), held, full)
         if booking is not None:
             self.bookings.take(booking)
         self.waiting.add(ticket)
@@ -153,7 +154,7 @@ class Gate:
 
     def _servable(self, ticket: Ticket, booking: Booking | None, now: float) -> bool:
         """Tell whether a request will start within the longest queue, nineteen times in twenty."""
-        if ticket.owed or self.room > len(self.waiting):
+        if self.room > len(self.waiting):
             return True
         longest = self.rules.max_queue_s
         if booking is None:
@@ -169,14 +170,18 @@ class Gate:
         tokens = self.waiting.ahead(ticket.cls, beside) + mean
         return (tokens + deviations * sqrt(tokens * mean)) / self.rate
 
-    def _book(self, ticket: Ticket, booking: Booking | None, now: float) -> int:
+    def _book(self, ticket: Ticket, booking: Booking | None, now: float, full: bool) -> int:
         """Return when a request that is refused will be let in, and keep its place."""
         if booking is not None and now < booking.due_s - EARLY_S:
             return max(1, ceil(booking.due_s - now))
         if booking is not None:  # it came in time, and the forecast was wrong: the next place that there is
             self.bookings.take(booking)
-        wait_s = self._wait_s(ticket, {} if booking is not None else self.bookings.all(), 0.0)
-        after = min(LONGEST_RETRY_S, max(1, ceil(wait_s / BOOKED - 0.5 * self.rules.max_queue_s)))
+        if full:  # one may come for each that ends
+            wait_s = (len(self.bookings) + 1) * max(1.0, self._typical or ticket.cost) / self.rate / BOOKED
+        else:
+            beside = {} if booking is not None else self.bookings.all()
+            wait_s = self._wait_s(ticket, beside, 0.0) / BOOKED - 0.5 * self.rules.max_queue_s
+        after = min(LONGEST_RETRY_S, max(1, ceil(wait_s)))
         if ticket.key:
             self.bookings.add(ticket.cls, ticket.key, ticket.cost, now, after)
         return after

@@ -15,6 +15,7 @@ from typing import Final
 MIB: Final = 2**20
 GIB: Final = 2**30
 CONTEXT_BYTES: Final = 640 * MIB  # what CUDA takes of a GPU for each process, beside what the engine asks for
+WORKING_BYTES: Final = 2 * GIB  # activations and graphs, beside weights and KV cache
 _FIELDS: Final = "index,uuid,name,memory.total,memory.free,driver_version"
 Run = Callable[[Sequence[str]], str]
 

@@ -136,7 +136,7 @@ class Ingress:
     ) -> Response:
         assert call.ticket is not None
         call.leave = await self._holds.enter(settings.model, call.size_bytes)
-        call.ticket.owed = call.leave is not None and call.leave.held_s > 0.0
+        call.ticket.accepted = call.leave is not None and call.leave.held_s > 0.0
         refusal = await self._gate(settings).enter(call.ticket, call.known_by)
         if refusal is not None:
             return self._overloaded(call, refusal)

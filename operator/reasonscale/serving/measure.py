@@ -65,14 +65,16 @@ class Bench:
         self._engine, self._vocab, self._clock = engine, vocab, clock
         self._random, self._next = random.Random(seed), 0
 
-    def _add(self, tokens: int, most: int) -> str:
+    def _params(self, most: int) -> Any:
         from vllm import SamplingParams
 
+        return SamplingParams(**SAMPLING, max_tokens=most, ignore_eos=True, detokenize=False)
+
+    def _add(self, tokens: int, most: int) -> str:
         self._next += 1
         name = f"m{self._next}"
         prompt = [self._random.randrange(10, self._vocab) for _ in range(tokens)]
-        params = SamplingParams(**SAMPLING, max_tokens=most, ignore_eos=True, detokenize=False)
-        self._engine.add_request(name, {"prompt_token_ids": prompt}, params)
+        self._engine.add_request(name, {"prompt_token_ids": prompt}, self._params(most))
         return name
 
     def decode(self, batch: int, context: int, steps: int = STEPS) -> list[float]:

@@ -1,6 +1,6 @@
 """Which replicas Ray Serve stops when their number is lowered. Pure; its rule, checked against a Serve of several nodes.
 
-Ray 2.60, `DefaultDeploymentScheduler._get_replicas_to_stop`: those that do not run yet; then nodes that are not the
+Ray 2.60, `DeploymentScheduler._get_replicas_to_stop`: those that do not run yet; then nodes that are not the
 head's, then nodes with the fewest Serve replicas of all deployments; and only within one node the newest. So with one
 replica a pod all nodes tie, and the first of them goes: the replica that has run *longest*, not the newest. (A label
 selector would come before the number of replicas; we render none.)

@@ -39,6 +39,7 @@ class Options:
     objectives: Objectives = field(default_factory=Objectives)
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
+    first_replicas: int | None = None  # None: what the first ten minutes need
 
 
 @dataclass(slots=True)
@@ -127,6 +128,8 @@ def first_replicas(work: Workload, profile: Profile, options: Options, window_s:
 
     From n = (b B + c K + tau rho) / (tau - a), tau a little under the objective; never fewer than minReplicas.
     """
+    if options.first_replicas is not None:
+        return options.first_replicas
     step, tau = profile.step_time(), START_AIM * options.objectives.tpot_s
     rows = (work.arrival_s >= 0.0) & (work.arrival_s < window_s)
     output, prompt = work.output_tokens[rows].astype(np.float64), work.prompt_tokens[rows].astype(np.float64)

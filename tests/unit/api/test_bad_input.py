@@ -144,6 +144,21 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         "spec.parallelism",
         "weights 66 GB do not fit 1 x 80 GB with room for KV: set parallelism.tensor: 2",
     ),
+    "a part of several GPUs": (
+        resource({"accelerator": {"fraction": 30}, "parallelism": {"tensor": 2}}),
+        "spec.accelerator.fraction",
+        "was 30; a replica of 2 GPUs takes whole ones: leave it out, or set parallelism to 1",
+    ),
+    "a part that is no percentage": (
+        resource({"accelerator": {"fraction": 2}}),
+        "spec.accelerator.fraction",
+        "was 2; input should be greater than or equal to 5",
+    ),
+    "a share of memory said twice": (
+        resource({"accelerator": {"fraction": 30}, "engine": {"args": {"gpu_memory_utilization": "0.3"}}}),
+        "spec.engine.args.gpu_memory_utilization",
+        "follows from spec.accelerator.fraction, 30: leave one of the two out",
+    ),
     "an odd split": (
         resource({"parallelism": {"tensor": 3}}),
         "spec.parallelism.tensor",

@@ -109,6 +109,16 @@ def test_kv_capacity_is_what_the_weights_leave() -> None:
     assert chosen.kv_capacity_tokens == pytest.approx(2 * (0.92 * 80e9 - 32.75e9 - 2e9) / 262144, rel=0.01)
 
 
+def test_a_part_of_a_gpu_is_that_part_of_its_memory() -> None:
+    spec = {"model": {"uri": "hf://Qwen/Qwen3-8B"}, "accelerator": {"fraction": 30, "product": "NVIDIA-H200"}}
+    chosen = resolve(model(spec))
+    assert chosen.gpu_share == 0.3
+    assert chosen.gpu_memory_utilization == pytest.approx(0.92 * 0.3)
+    assert "30% of a GPU each" in "".join(chosen.as_lines())
+    # 0.3 x 0.92 x 141 GB - 16.4 GB - 2 GB over 144 KiB a token
+    assert chosen.kv_capacity_tokens == pytest.approx((0.276 * 141e9 - 16.4e9 - 2e9) / 147456, rel=0.01)
+
+
 def test_what_is_ignored_on_one_machine_is_said() -> None:
     told = notes(
         model(

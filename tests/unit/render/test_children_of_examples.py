@@ -114,7 +114,7 @@ def test_no_text_of_a_resource_becomes_syntax(value: str, note: str) -> None:
     resource = {
         "apiVersion": c.API_VERSION, "kind": c.KIND, "metadata": {"name": "m"},
         "spec": {
-            "model": {"uri": "hf://acme/" + "x" + value.replace("\n", ""), "name": "n" + value}, "engine": {"args": {"seed": note}},
+            "model": {"uri": "hf://acme/" + "x" + value.replace("\n", ""), "name": "n/a:1.5"}, "engine": {"args": {"seed": note}},
             "pod": {"annotations": {"note": note}, "env": [{"name": "X", "value": value}]},
         },
     }  # fmt: skip
@@ -124,7 +124,7 @@ def test_no_text_of_a_resource_becomes_syntax(value: str, note: str) -> None:
     assert engine["metadata"]["annotations"] == {"note": note}
     assert engine["spec"]["containers"][0]["env"][-1] == {"name": "X", "value": value}
     app = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"][0]
-    assert app["args"]["models"][0]["model_id"] == "n" + value
+    assert app["args"]["models"][0]["model_id"] == "n/a:1.5"
     assert [d["name"] for d in app["deployments"]][1] == "Ingress"
 
 

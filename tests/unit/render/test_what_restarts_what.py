@@ -38,6 +38,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "spec.parallelism.expert": (2, {}),
     "spec.accelerator.product": ("NVIDIA-H200", {}),
     "spec.accelerator.resourceName": ("amd.com/gpu", {}),
+    "spec.accelerator.fraction": (50, {"parallelism": {"tensor": 1}}),
     "spec.reasoning.parser": ("deepseek_r1", {}),
     "spec.reasoning.mode": ("Always", {}),
     "spec.reasoning.budget.default": (1000, {}),
@@ -165,6 +166,7 @@ def test_the_exceptions_are_as_they_are_said() -> None:
 @pytest.mark.parametrize("path", CHANGES)
 def test_marks_tell_the_user_s_change_from_the_operator_s(path: str) -> None:
     """What restarts engines changes the mark of the spec; what does not, does not."""
-    (one, first), (two, second) = service(BASE), service(changed(path, CHANGES[path][0]))
+    more = CHANGES[path][1]
+    (one, first), (two, second) = service(BASE | more), service(changed(path, CHANGES[path][0]) | more)
     dear = effect_of(path) in (Effect.ENGINES, Effect.CLUSTER)
     assert (marks_of(one, first).spec != marks_of(two, second).spec) is dear

@@ -217,7 +217,7 @@ def test_before_anything_is_known_of_replicas_one_of_them_is_filled() -> None:
 
 def test_who_was_let_in_before_is_not_refused_again_and_waits_its_turn() -> None:
     gate = Gate(Rules(seats=2, max_queue_s=0.1, most_held=3))
-    tickets = [Ticket("a", owed=True) for _ in range(50)]
+    tickets = [Ticket("a", accepted=True) for _ in range(50)]
     assert [gate.ask(ticket, 0.0) for ticket in tickets] == [None] * 50
     assert gate.due(0.0) == tickets[:2]
     assert gate.ask(Ticket("a"), 0.0) is not None
@@ -231,3 +231,7 @@ def test_no_more_are_held_than_memory_allows() -> None:
     assert [a is None for a in answers] == [True] * 4 + [False] * 2
     assert answers[-1] is not None
     assert answers[-1].full
+    # Three seats that make 500 tokens at 40 a second each: one ends in 4 s; the second that is refused may come after the first.
+    gate = Gate(Rules(seats=3, max_queue_s=1e6, most_held=3))
+    told = [gate.ask(Ticket("a", key=str(i)), 0.0) for i in range(6)][3:]
+    assert [answer.retry_after_s for answer in told if answer is not None] == [6, 11, 16]

@@ -9,7 +9,7 @@ import numpy as np
 
 from reasonscale.scaling.decide import decide
 from reasonscale.scaling.state import State
-from reasonscale.scaling.types import ClassCounts, Fleet, Freshness, Observation, Rates, ReplicaCounts
+from reasonscale.scaling.types import ClassCounts, Decision, Fleet, Freshness, Observation, Rates, ReplicaCounts
 from reasonscale.scaling.types import Policy as ScalingPolicy
 from reasonscale.simulator import cluster as cl
 from reasonscale.simulator.cluster import Scrape
@@ -115,6 +115,10 @@ class Reasonscale(Policy):
         for old in missed:  # only at the start, before the first look
             _, self.state = decide(observation(view, old, self.setting.classes), self.policy, self.state)
         decision, self.state = decide(observation(view, scrape, self.setting.classes), self.policy, self.state)
+        self._note(view, decision)
         if decision.target != decision.current:
             self.reasons.append((view.now, decision.target, decision.reason, decision.message))
         return decision.target
+
+    def _note(self, view: View, decision: Decision) -> None:
+        """Be told of every decision; for what compares them with recorded ones."""

@@ -1,0 +1,232 @@
+"""Holds the simulator against the recorded loop: `python -m bench.gpu.fidelity FOLDER` with what `bench.gpu loop` wrote there.
+
+The same arrivals and lengths go through the simulated fleet, under the same `scaling.decide` with the very policy of the
+record. What a step takes is what the replicas' own counters say; how long a start takes is what the record shows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reasonscale.autoscaler import Record
+from reasonscale.scaling.record import from_json
+from reasonscale.scaling.types import Decision
+from reasonscale.simulator import run, workload
+from reasonscale.simulator.policies.base import Setting, View
+from reasonscale.simulator.policies.ours import Reasonscale
+from reasonscale.simulator.profile import Profile
+
+Floats = npt.NDArray[np.float64]
+TICK_S = 5.0
+
+
+def records(folder: Path) -> list[Record]:
+    """Return the loop's records."""
+    with gzip.open(folder / "loop-decisions.jsonl.gz", "rt") as file:
+        return [from_json(Record, json.loads(line)) for line in file if line.strip()]
+
+
+def starts(found: Sequence[Record], begin: float) -> list[float]:
+    """Return how long replicas took from order to ready: the age at which one stopped starting and was ready."""
+    out, before = [], found[0].observation
+    for record in found[1:]:
+        now = record.observation
+        came = now.fleet.ready - before.fleet.ready
+        if now.time > begin and came > 0 and before.fleet.starting_s:
+            ages = sorted(before.fleet.starting_s, reverse=True)[:came]
+            out += [age + (now.time - before.time) / 2 for age in ages]
+        before = now
+    return out
+
+
+def step_seconds(found: Sequence[Record]) -> tuple[float, float]:
+    """Return the mean step of busy replicas, and a replica's KV cache in tokens."""
+    rows = [r for record in found for r in record.observation.replicas]
+    steps = sum(r.steps for r in rows)
+    return sum(r.step_seconds for r in rows) / max(1.0, steps), max(r.kv_capacity_tokens or 0.0 for r in rows)
+
+
+class Recorded(Reasonscale):
+    """Ours under the record's own policy; keeps its decisions and what of the fleet is alive."""
+
+    def __init__(self, setting: Setting, found: Sequence[Record], begin: float) -> None:
+        super().__init__(setting)
+        self.policy = found[-1].policy
+        self.seen: list[tuple[float, Decision, int]] = []
+
+    def _note(self, view: View, decision: Decision) -> None:
+        self.seen.append((view.now, decision, view.ready + len(view.starting_s) + view.draining))
+
+
+def profile_of(found: Sequence[Record], seats: int, batched: int) -> Profile:
+    """Return a profile of what the replicas' counters say; under a pace no load changes a step."""
+    step, kv = step_seconds(found)
+    ms = round(1000 * step, 4)
+    return Profile(
+        name="recorded", model="recorded", kv_tokens=int(kv), block_tokens=16, max_num_seqs=seats,
+        max_num_batched_tokens=batched, gpus_per_replica=1, decode=((1, ms, 0.0), (seats, ms, 0.0)),
+        prefill=((1, ms), (batched, ms)), prefill_overhead_ms=0.0, attention_ms_per_pair=0.0,
+    )  # fmt: skip
+
+
+def simulated(
+    raw: dict[str, Any], found: Sequence[Record], start_s: float, prompt: int, ready: int
+) -> tuple[run.Outcome, Recorded]:
+    """Return what the simulator makes of the same arrivals."""
+    plan, policy = raw["plan"], found[-1].policy
+    cls = max(found, key=lambda r: sum(sum(k.reasoning) for k in r.observation.classes.values())).observation.classes
+    name = max(cls, key=lambda k: sum(cls[k].reasoning))
+    rows = np.array([(t, tokens) for t, tokens in plan])
+    work = workload.make(
+        "recorded", rows[:, 0], np.full(len(rows), prompt), rows[:, 1].astype(np.int64), np.zeros(len(rows), dtype=np.int64), [name] * len(rows)
+    )  # fmt: skip
+    profile = profile_of(found, policy.max_num_seqs, policy.max_num_batched_tokens)
+    options = run.Options(
+        cold_start_s=start_s, scrape_s=TICK_S, min_replicas=policy.min_replicas, max_replicas=policy.max_replicas,
+        objectives=policy.objectives, first_replicas=ready,
+    )  # fmt: skip
+    ours = Recorded(run.setting_of(work, profile, options), found, raw["start"])
+    return run.run(work, profile, ours, options), ours
+
+
+def attainment(raw: dict[str, Any], found: Sequence[Record], prompt: int) -> dict[str, float]:
+    """Return the share of recorded requests that met each objective, by the simulator's own rules."""
+    o = found[-1].policy.objectives
+    allowed = o.ttft_s + o.ttft_per_prompt_token_s * prompt
+    rows = list(raw["seen"])
+    good = [
+        (s["first"] - s["due"], s["last"] - s["first"], s["last"] - s["due"], s["tokens"], not s["error"]) for s in rows
+    ]
+    met = [
+        (ok and ttft <= allowed, ok and decode <= o.tpot_s * (n - 1) + run.STREAM_SLACK_S, ok and e2e <= allowed + run.STRETCH * o.tpot_s * n)
+        for ttft, decode, e2e, n, ok in good
+    ]  # fmt: skip
+    return {
+        "ttft": sum(m[0] for m in met) / len(met), "tpot": sum(m[1] for m in met) / len(met),
+        "joint": sum(all(m) for m in met) / len(met),
+    }  # fmt: skip
+
+
+def series(at: Floats, times: Sequence[float], values: Sequence[float]) -> Floats:
+    """Return values that hold until the next, at the times asked for."""
+    index = np.clip(np.searchsorted(np.array(times), at, side="right") - 1, 0, len(times) - 1)
+    return np.asarray(np.array(values, dtype=np.float64)[index])
+
+
+def _off(real: Floats, sim: Floats) -> dict[str, float]:
+    """Return both means, their difference and the mean distance at each moment, in percent of the real mean."""
+    mean = float(real.mean())
+    return {
+        "real": round(mean, 3), "simulated": round(float(sim.mean()), 3),
+        "off_percent": round(100 * (float(sim.mean()) / mean - 1), 2) if mean else 0.0,
+        "distance_percent": round(100 * float(np.abs(real - sim).mean()) / mean, 2) if mean else 0.0,
+    }  # fmt: skip
+
+
+def compare(folder: Path) -> dict[str, Any]:
+    """Return the comparison over the load's time; `plot` has both series."""
+    with gzip.open(folder / "loop-raw.json.gz", "rt") as file:
+        raw = json.load(file)
+    found, begin = records(folder), float(raw["start"])
+    span = max(t for t, _ in raw["plan"])
+    took = starts(found, begin)
+    prompt = round(float(np.median(list(_prompts(found)) or [110])))
+    before = [r for r in found if r.observation.time <= begin]
+    ready = before[-1].observation.fleet.ready if before else 1
+    outcome, ours = simulated(raw, found, float(np.mean(took)) if took else 60.0, prompt, ready)
+    times = [r.observation.time - begin for r in found]
+    alive = [
+        r.observation.fleet.ready + len(r.observation.fleet.starting_s) + r.observation.fleet.draining for r in found
+    ]
+    at = np.arange(0.0, span, 1.0)
+    sim_times = [t for t, *_ in ours.seen]
+    pairs = {
+        "replicas": (series(at, times, alive), series(at, sim_times, [n for *_, n in ours.seen])),
+        "owed_tokens": (
+            series(at, times, [r.decision.numbers.owed_tokens for r in found]),
+            series(at, sim_times, [d.numbers.owed_tokens for _, d, _ in ours.seen]),
+        ),
+        "kv_tokens": (
+            series(at, times, [r.decision.numbers.kv_now_tokens for r in found]),
+            series(at, sim_times, [d.numbers.kv_now_tokens for _, d, _ in ours.seen]),
+        ),
+        "target": (
+            series(at, times, [r.decision.target for r in found]), series(at, sim_times, [d.target for _, d, _ in ours.seen]),
+        ),
+    }  # fmt: skip
+    seen = attainment(raw, found, prompt)
+    return {
+        "span_s": round(span, 1), "requests": len(raw["plan"]), "starts_s": [round(t, 1) for t in took], "prompt_tokens": prompt,
+        "step_ms": round(1000 * step_seconds(found)[0], 3),
+        "gpu_seconds": _off(pairs["replicas"][0] * len(at), pairs["replicas"][1] * len(at)),
+        **{name: _off(*pair) for name, pair in pairs.items()},
+        "attainment": {
+            name: {"real": round(value, 4), "simulated": round(float(outcome.met[name].mean()), 4)} for name, value in seen.items()
+        },
+        "decisions": {
+            "real": [_said(r.decision, begin) for r in found if r.decision.act and r.decision.target != r.decision.current],
+            "simulated": [{"t": round(t, 1), "to": to, "why": why} for t, to, why, _ in ours.reasons],
+        },
+        "plot": {"t": at.tolist(), **{name: [a.tolist(), b.tolist()] for name, (a, b) in pairs.items()}},
+    }  # fmt: skip
+
+
+def _prompts(found: Sequence[Record]) -> list[float]:
+    counts = [k for r in found for k in r.observation.classes.values() if k.arrivals >= 1]
+    return [k.prompt_tokens / k.arrivals for k in counts]
+
+
+def _said(decision: Decision, begin: float) -> dict[str, Any]:
+    return {"t": round(decision.time - begin, 1), "to": decision.target, "why": decision.reason}
+
+
+def draw(found: dict[str, Any], path: Path, title: str) -> None:
+    """Draw the record and the simulation over time."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(3, 1, figsize=(8, 7), sharex=True)
+    for axis, (name, label) in zip(
+        axes, (("replicas", "replicas"), ("owed_tokens", "tokens owed"), ("kv_tokens", "KV tokens held")), strict=True
+    ):
+        real, simulated_ = found["plot"][name]
+        axis.plot(found["plot"]["t"], real, label="on the GPU", lw=1.8)
+        axis.plot(found["plot"]["t"], simulated_, label="simulated", lw=1.4, ls="--")
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3)
+    axes[0].legend(frameon=False)
+    axes[0].set_title(title, fontsize=10)
+    axes[-1].set_xlabel("seconds")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> int:
+    """Compare, write and draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("bench/results/gpu-fidelity.json"))
+    parser.add_argument("--plot", type=Path, default=Path("docs/img/gpu-loop.png"))
+    args = parser.parse_args()
+    found = compare(args.folder)
+    head = json.loads((args.folder / "gpu-loop.json").read_text()).get("header", {})
+    draw(found, args.plot, f"one load, three engines on one {head.get('gpu', 'GPU')}, and the simulator")
+    kept = {k: v for k, v in found.items() if k != "plot"}
+    args.out.write_text(json.dumps({"header": head, **kept}, indent=1) + "\n")
+    print(json.dumps(kept, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
