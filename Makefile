@@ -13,7 +13,7 @@ PYTEST := $(PY) -m pytest
 DATA ?= ../shared/data
 
 .PHONY: help setup demo test test-unit test-engine lint format lock bench bench-forecast bench-validate bench-decide bench-budget \
-	bench-ledger bench-replicas bench-tax bench-quick bench-tune bench-autoscalers test-kube reference soak clean
+	bench-ledger bench-replicas bench-routers bench-tax bench-quick bench-tune bench-autoscalers test-kube e2e reference scan soak clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -35,12 +35,18 @@ test-kube: setup ## Tests on a real API server; wants etcd, kube-apiserver and k
 test-engine: setup ## Tests on a real vLLM under a real Ray, on CPU
 	@scripts/test-engine.sh
 
+e2e: setup ## The README's quick start and more on a real node of this machine: root, and binaries in REASONSCALE_E2E_BIN; 20 minutes
+	@e2e/run.sh
+
 lint: setup ## Style, types, import contracts, drift of what is generated
 	@.venv/bin/ruff check
 	@.venv/bin/ruff format --check
 	@.venv/bin/mypy
 	@PYTHONPATH=operator .venv/bin/lint-imports
 	@scripts/check-tree.sh
+
+scan: setup ## What charts and examples become, scanned for unsafe settings; wants helm
+	@scripts/scan.sh
 
 format: setup ## Rewrite what `make lint` would complain of
 	@.venv/bin/ruff check --fix-only --quiet
@@ -54,7 +60,7 @@ reference: setup ## Renew crds/ and docs/reference.md from the models
 lock: setup ## Renew the hash-locked requirements
 	@PATH="$$PWD/.venv/bin:$$PATH" scripts/lock.sh --upgrade
 
-bench: bench-forecast bench-decide bench-budget bench-ledger bench-replicas bench-tax bench-autoscalers ## All benchmarks, one after another: many hours; goes on where it was interrupted
+bench: bench-forecast bench-decide bench-budget bench-ledger bench-replicas bench-routers bench-tax bench-autoscalers ## All benchmarks, one after another: many hours; goes on where it was interrupted
 
 bench-quick: setup ## Ours against eighteen autoscalers on three traces, in the simulator: under three minutes
 	@$(PY) -m bench.autoscalers quick --data $(DATA)
@@ -83,12 +89,17 @@ bench-ledger: setup ## What the ledger costs a token
 bench-tax: setup ## The whole stack against a bare vLLM
 	@$(PY) -m bench.tax
 
+bench-routers: setup ## Our router against Ray's, in the simulator and for real
+	@$(PY) -m bench.routers simulated
+	@$(PY) -m bench.routers real
+
 bench-replicas: setup ## One replica against two
 	@$(PY) -m bench.replicas
 
 soak: setup ## What is too long for CI
-	@$(PYTEST) -m soak tests
+	@for f in $$(grep -rlE "mark\.soak" tests --include='test_*.py'); do $(PYTEST) -s -m soak $$f || exit 1; done
+	@e2e/run.sh -m soak
 
 clean: ## Remove what was made here
-	rm -rf .venv demo-report build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-scan demo-report build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -119,14 +119,14 @@ def one(job: Job) -> dict[str, Any]:
     } | found
 
 
-def do(jobs: Iterable[Job], keep: Path) -> list[dict[str, Any]]:
-    """Do the runs that are not kept yet, on all cores; return all."""
+def do(jobs: Iterable[Job], keep: Path, processes: int | None = None) -> list[dict[str, Any]]:
+    """Do the runs that are not kept yet, on all cores or so many; return all."""
     jobs = list(dict.fromkeys(jobs))
     keep.parent.mkdir(parents=True, exist_ok=True)
     had = [json.loads(line) for line in keep.read_text().splitlines()] if keep.exists() else []
     done = {row["key"]: row for row in had}
     todo = [job for job in jobs if key(job) not in done]
-    with ProcessPoolExecutor(os.cpu_count()) as pool, keep.open("a") as file:
+    with ProcessPoolExecutor(processes or os.cpu_count()) as pool, keep.open("a") as file:
         running = [pool.submit(one, job) for job in todo]
         try:
             for n, future in enumerate(as_completed(running), 1):

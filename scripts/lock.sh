@@ -7,5 +7,10 @@ common=(--generate-hashes --no-emit-index-url --no-header --no-annotate --python
 uv pip compile pyproject.toml "${common[@]}" -o requirements/core.txt
 uv pip compile pyproject.toml --extra dev "${common[@]}" \
   --override requirements/cpu-overrides.txt --excludes requirements/cpu-excludes.txt -o requirements/dev.txt
-if grep -nE 'https?://' requirements/core.txt requirements/dev.txt; then echo "lock: an address got into a lock file" >&2; exit 1; fi
+uv pip compile requirements/scan.in "${common[@]}" -o requirements/scan.txt
+# What the engines' images hold: for CPU a part of the list above, in the same versions.
+uv pip compile pyproject.toml --extra local "${common[@]}" -c requirements/dev.txt \
+  --override requirements/cpu-overrides.txt --excludes requirements/cpu-excludes.txt -o requirements/engine-cpu.txt
+uv pip compile pyproject.toml --extra gpu "${common[@]}" -o requirements/engine-gpu.txt
+if grep -nE 'https?://' requirements/*.txt; then echo "lock: an address got into a lock file" >&2; exit 1; fi
 echo "locked: $(grep -c == requirements/core.txt) packages for the operator, $(grep -c == requirements/dev.txt) for this machine"

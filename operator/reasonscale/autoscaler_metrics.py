@@ -7,6 +7,7 @@ from dataclasses import fields
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
 
+from reasonscale.api import constants as c
 from reasonscale.autoscaler import Record
 from reasonscale.scaling.types import Freshness, Numbers
 
@@ -26,6 +27,8 @@ _HELP = {
     "need_queue": "Replicas that the present queue needs to start within the objective",
     "waiting": "Requests without their first token",
     "preemption_rate": "Preemptions per second",
+    "drain_owed_tokens": "Tokens that replicas that go are expected to make yet",
+    "drain_expected_s": "Seconds until the last chain of the replicas that go ends; NaN: nothing drains",
 }
 
 
@@ -43,7 +46,13 @@ class DecisionMetrics:
         self._ready = gauge("replicas_ready", "Replicas that serve")
         self._starting = gauge("replicas_starting", "Replicas ordered and not ready")
         self._draining = gauge("replicas_draining", "Replicas that finish what they have")
-        self._fresh = gauge("signals_fresh", "1 where the last decision had fresh signals, else 0")
+        self._fresh = gauge(
+            "signals_fresh", "1 where the last decision had fresh signals, or waits for a first replica, else 0"
+        )
+        self._asleep = gauge("asleep", "1 where the model has no replica and wants none")
+        self._held = gauge(
+            "held", "Requests held until a replica is ready; NaN: nobody knows, or the model never sleeps"
+        )
         self._age = gauge("signals_age_seconds", "Age of the signals that the last decision used; NaN: there were none")
         self._limited = gauge("scaling_limited", "1 where the need lies outside minReplicas..maxReplicas")
         self._time = gauge("decision_time_seconds", "When the last decision was made, unix time")
@@ -58,7 +67,7 @@ class DecisionMetrics:
     def forget(self, model: str) -> None:
         """Take a model's series out: one that is gone must not look like one that nobody decides for."""
         named = [*self._numbers.values(), self._desired, self._ready, self._starting, self._draining, self._fresh]
-        for metric in (*named, self._age, self._limited, self._time, self._problems):
+        for metric in (*named, self._asleep, self._held, self._age, self._limited, self._time, self._problems):
             with suppress(KeyError):
                 metric.remove(model)
         for reason in self._reasons.pop(model, set()):
@@ -76,7 +85,10 @@ class DecisionMetrics:
         self._ready.labels(model).set(seen.fleet.ready)
         self._starting.labels(model).set(len(seen.fleet.starting_s))
         self._draining.labels(model).set(seen.fleet.draining)
-        self._fresh.labels(model).set(1.0 if fresh else 0.0)
+        # While a model wakes there is no ledger yet, and that is no fault: the ingress is heard.
+        self._fresh.labels(model).set(1.0 if fresh or decision.reason == c.REASON_WAKE else 0.0)
+        self._asleep.labels(model).set(1.0 if decision.target == 0 and seen.fleet.ready == 0 else 0.0)
+        self._held.labels(model).set(float("nan") if seen.held_requests is None else seen.held_requests)
         self._age.labels(model).set(float("nan") if seen.age_s is None else seen.age_s)
         self._limited.labels(model).set(1.0 if decision.limited else 0.0)
         self._time.labels(model).set(decision.time)

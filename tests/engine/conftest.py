@@ -9,14 +9,14 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from reasonscale.api.load import load_models
+from reasonscale.api.load import load_models, parse
 from reasonscale.api.resolve import Resolved, resolve
 from reasonscale.local.ray_node import RAY_ENV, RayNode, free_port, start_ray
 from reasonscale.local.serve_api import AppState, ServeApi
@@ -97,17 +97,28 @@ class Service:
 
     def pids(self) -> dict[str, int]:
         """Return the process of each of the model's replicas that run."""
+        return self.pids_of(self.deployment)
+
+    def pids_of(self, deployment: str) -> dict[str, int]:
+        """Return the process of each of a deployment's replicas that run."""
 
         async def details(api: ServeApi) -> Any:
             return (await api._call("GET")).json()
 
-        found = self.call(details)["applications"][self.app]["deployments"][self.deployment]["replicas"]
+        found = self.call(details)["applications"][self.app]["deployments"][deployment]["replicas"]
         return {r["replica_id"]: r["pid"] for r in found if r["state"] == "RUNNING"}
 
     def wait_replicas(self, number: int, within_s: float = READY_WITHIN_S, but: frozenset[str] = frozenset()) -> None:
         """Wait until so many replicas run, none of `but` among them."""
         deadline = time.monotonic() + within_s
         while len(there := self.pids().keys() - but) != number or self.pids().keys() & but:
+            assert time.monotonic() < deadline, f"{there} run after {within_s:.0f} s"
+            time.sleep(0.5)
+
+    def wait_replicas_of(self, deployment: str, number: int, within_s: float = READY_WITHIN_S) -> None:
+        """Wait until so many replicas of a deployment run."""
+        deadline = time.monotonic() + within_s
+        while len(there := self.pids_of(deployment)) != number:
             assert time.monotonic() < deadline, f"{there} run after {within_s:.0f} s"
             time.sleep(0.5)
 
@@ -132,6 +143,20 @@ class Service:
             assert time.monotonic() < deadline, f"{rid} never came to the access log"
             time.sleep(0.1)
 
+    def ledgers(self) -> list[dict[str, Any]]:
+        """Return the ledger of each replica that runs."""
+        from ray import serve
+
+        handle = serve.get_deployment_handle(self.deployment, self.app)
+        return list(handle.broadcast("ledger").results(timeout_s=60))
+
+    def wait_all_idle(self, within_s: float = 60.0) -> None:
+        """Wait until no ledger of any replica has a row left: one that drifts never gets there."""
+        deadline = time.monotonic() + within_s
+        while rows := [ledger["rows"] for ledger in self.ledgers() if ledger["rows"]]:
+            assert time.monotonic() < deadline, f"still in flight after {within_s:.0f} s: {rows}"
+            time.sleep(0.2)
+
     def wait_idle(self, within_s: float = 60.0) -> dict[str, Any]:
         """Wait until the ledger has no row left; return it."""
         deadline = time.monotonic() + within_s
@@ -142,16 +167,29 @@ class Service:
 
 
 @contextmanager
-def serving(log: Path, replicas: int = 1, env: dict[str, str] | None = None) -> Iterator[Service]:
-    """Start Ray and so many replicas of the bundled model; stop both at the end."""
+def serving(
+    log: Path, replicas: int = 1, env: dict[str, str] | None = None, ingress_replicas: int = 1, drain_s: float = 1800.0,
+    scaling: dict[str, Any] | None = None, args: dict[str, str] | None = None, keep_alive_s: int = 90,
+) -> Iterator[Service]:  # fmt: skip
+    """Start Ray and so many replicas of the bundled model, with other scaling and engine arguments where given; stop both at the end."""
     model = load_models(EXAMPLE)[0]
-    resolved = resolve(model, EXAMPLE.parent)
+    if scaling is not None:
+        document = model.model_dump(by_alias=True, mode="json", exclude_unset=True)
+        document["spec"]["scaling"] = scaling
+        model = parse(document, EXAMPLE.parent)
+    model.spec.engine.args.update(args or {})
+    resolved = replace(resolve(model, EXAMPLE.parent), drain_s=drain_s)
     node = start_ray()
     try:
-        app = serve_app([resolved], {resolved.name: replicas}, local=True, env=env, ingress_env={ACCESS_LOG: str(log)})
+        app = serve_app(
+            [resolved], {resolved.name: replicas}, local=True, env=env, ingress_env={ACCESS_LOG: str(log)},
+            ingress_replicas=ingress_replicas,
+        )  # fmt: skip
         port = free_port()
         found = Service(node, resolved, {}, port, log)
-        found.put(serve_config(app, host="127.0.0.1", port=port))
+        config = serve_config(app, host="127.0.0.1", port=port)
+        config["http_options"]["keep_alive_timeout_s"] = keep_alive_s
+        found.put(config)
         yield found
     finally:
         node.stop()

@@ -7,17 +7,18 @@ import copy
 import json
 import os
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import psutil
 import pytest
+from tests.engine.streams import Flow, Heard, Load, asked, hear, questions, whole, with_replicas
+from tests.engine.watching import watching
 
-from reasonscale.demo.tasks import collatz_split
+from reasonscale.serving.config import INGRESS
 from reasonscale.serving.pace import ENV as PACE_ENV
 from reasonscale.serving.settings import CRASH_ENV
 
@@ -28,122 +29,12 @@ STREAMS = 24
 
 @pytest.fixture(scope="module")
 def fleet(start_service: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Two replicas of 15 ms a step, so that chains last for seconds."""
+    """Two replicas of 15 ms a step, so that chains last for seconds, behind two ingress replicas."""
     env = {PACE_ENV: "15", CRASH_ENV: POISON}
-    with start_service(tmp_path_factory.mktemp("logs") / "access.jsonl", replicas=2, env=env) as found:
+    with start_service(
+        tmp_path_factory.mktemp("logs") / "access.jsonl", replicas=2, env=env, ingress_replicas=2
+    ) as found:
         yield found
-
-
-@dataclass
-class Heard:
-    """What one client got of its stream."""
-
-    reasoning: str = ""
-    content: str = ""
-    roles: int = 0
-    ids: set[str] = field(default_factory=set)
-    created: set[int] = field(default_factory=set)
-    finishes: list[str] = field(default_factory=list)
-    usages: list[dict[str, Any]] = field(default_factory=list)
-    errors: list[dict[str, Any]] = field(default_factory=list)
-    dones: int = 0
-    longest_s: float = 0.0  # between two of its events
-    status: int = 0
-
-    @property
-    def said(self) -> tuple[str, str]:
-        return self.reasoning, self.content
-
-
-def questions(number: int) -> list[str]:
-    """Return long chains and short ones, none trained on."""
-    long = sorted(collatz_split()[1], reverse=True)
-    return [f"collatz {long[i % len(long)]}" if i % 3 else f"{91824 + 37 * i}+{55173 + 11 * i}" for i in range(number)]
-
-
-def hear(url: str, body: dict[str, Any], into: Heard, on_event: Callable[[], None] = lambda: None) -> Heard:
-    with (
-        httpx.Client(timeout=300, trust_env=False) as client,
-        client.stream("POST", f"{url}/v1/chat/completions", json=body) as response,
-    ):
-        into.status = response.status_code
-        if response.status_code != 200:
-            into.errors.append(json.loads(response.read())["error"])
-            return into
-        last = time.monotonic()
-        for line in response.iter_lines():
-            if not line.startswith("data: "):
-                continue
-            on_event()
-            now = time.monotonic()
-            into.longest_s, last = max(into.longest_s, now - last), now
-            if line == "data: [DONE]":
-                into.dones += 1
-                continue
-            event = json.loads(line[6:])
-            if "error" in event:
-                into.errors.append(event["error"])
-                continue
-            into.ids.add(event["id"])
-            into.created.add(event["created"])
-            if event.get("usage"):
-                into.usages.append(event["usage"])
-            for choice in event["choices"]:
-                delta = choice["delta"]
-                into.roles += "role" in delta
-                into.reasoning += delta.get("reasoning") or ""
-                into.content += delta.get("content") or ""
-                if choice.get("finish_reason"):
-                    into.finishes.append(choice["finish_reason"])
-    return into
-
-
-def asked(service: Any, question: str, **more: Any) -> dict[str, Any]:
-    return {
-        "model": service.model, "messages": [{"role": "user", "content": question}], "temperature": 0, "stream": True,
-        "stream_options": {"include_usage": True},
-    } | more  # fmt: skip
-
-
-class Load:
-    """Streams that run side by side."""
-
-    def __init__(self, service: Any, bodies: list[dict[str, Any]]) -> None:
-        self.heard = [Heard() for _ in bodies]
-        self.events = 0
-        self._pool = ThreadPoolExecutor(len(bodies))
-        self._lock = threading.Lock()
-        self._futures = [
-            self._pool.submit(hear, service.url, body, heard, self._count)
-            for body, heard in zip(bodies, self.heard, strict=True)
-        ]
-
-    def _count(self) -> None:
-        with self._lock:
-            self.events += 1
-
-    def wait_events(self, number: int, within_s: float = 60.0) -> None:
-        """Wait until the clients have got so many events together."""
-        deadline = time.monotonic() + within_s
-        while self.events < number:
-            assert time.monotonic() < deadline, f"{self.events} events after {within_s:.0f} s"
-            time.sleep(0.02)
-
-    def end(self, within_s: float = 300.0) -> list[Heard]:
-        deadline = time.monotonic() + within_s
-        for future in self._futures:
-            future.result(timeout=max(0.1, deadline - time.monotonic()))
-        self._pool.shutdown()
-        return self.heard
-
-
-def whole(heard: list[Heard]) -> None:
-    """Assert that each stream came to its own end, once."""
-    assert [h.errors for h in heard if h.errors] == []
-    for h in heard:
-        assert (h.status, h.dones, h.roles, len(h.ids), len(h.created)) == (200, 1, 1, 1, 1)
-        assert len(h.finishes) == 1
-        assert len(h.usages) == 1
 
 
 @pytest.fixture(scope="module")
@@ -154,23 +45,59 @@ def undisturbed(fleet: Any) -> list[Heard]:
     return heard
 
 
-def test_a_killed_replicas_streams_go_on_elsewhere_with_the_very_same_text(
-    fleet: Any, undisturbed: list[Heard]
+def share_of(heard: list[Heard], share: float) -> float:
+    """Return a share of the characters that these streams said together."""
+    return share * sum(len(text) for h in heard for text in h.said)
+
+
+def busiest(service: Any) -> tuple[str, int]:
+    """Return the replica with the most requests, and its process."""
+    found = max(service.ledgers(), key=lambda ledger: len(ledger["rows"]))["replica"]
+    return found, service.pids()[found]
+
+
+def engines_of(pid: int) -> list[int]:
+    """Return the processes of a replica's engine."""
+    return [
+        child.pid for child in psutil.Process(pid).children(recursive=True) if "EngineCore" in "".join(child.cmdline())
+    ]
+
+
+@pytest.mark.parametrize(
+    "killed",
+    [
+        pytest.param(("engine", "replica", "engine"), id="three"),
+        pytest.param(("replica",) * 3, id="replicas", marks=pytest.mark.soak),
+        pytest.param(("engine",) * 3, id="engine-processes", marks=pytest.mark.soak),
+    ],
+)
+def test_three_kills_in_a_row_cost_the_streams_a_pause_and_no_more(
+    fleet: Any, undisturbed: list[Heard], killed: tuple[str, ...]
 ) -> None:
-    fleet.wait_replicas(2)
-    load = Load(fleet, [asked(fleet, q) for q in questions(STREAMS)])
-    load.wait_events(1500)
-    victim, pid = sorted(fleet.pids().items())[0]
-    os.kill(pid, signal.SIGKILL)
-    heard = load.end()
-    whole(heard)
-    for got, want in zip(heard, undisturbed, strict=True):
-        assert (got.said, got.finishes, got.usages) == (want.said, want.finishes, want.usages)
-    pauses = sorted(round(h.longest_s, 2) for h in heard)
-    lines = [json.loads(line) for line in fleet.access_log.read_text().splitlines()]
-    print(f"{victim} killed: {sum(entry['resumed'] > 0 for entry in lines)} resumed; longest pauses, s: {pauses[-5:]}")
-    assert any(entry["resumed"] for entry in lines)
-    fleet.wait_replicas(2, but=frozenset({victim}))
+    pauses: list[float] = []
+    for times, what in enumerate(killed):
+        fleet.wait_replicas(2)
+        load = Load(fleet, [asked(fleet, q) for q in questions(STREAMS)])
+        load.wait_characters(share_of(undisturbed, 0.1 + 0.2 * times))  # early in chains, then where some answer
+        victim, pid = busiest(fleet)
+        processes = [pid] if what == "replica" else engines_of(pid)
+        assert processes
+        for process in processes:
+            os.kill(process, signal.SIGKILL)
+        heard = load.end()
+        whole(heard)
+        for got, want in zip(heard, undisturbed, strict=True):
+            assert (got.said, got.finishes, got.usages) == (want.said, want.finishes, want.usages)
+        lines = [json.loads(line) for line in fleet.access_log.read_text().splitlines()][-STREAMS:]
+        assert any(entry["resumed"] for entry in lines), "nothing ran on what was killed: it shows nothing"
+        fleet.wait_all_idle()
+        pauses += [h.longest_s for h in heard]
+        fleet.wait_replicas(2, but=frozenset({victim}))
+    pauses.sort()
+    print(
+        f"kill -9 of {', '.join(killed)}: longest silence of a stream p50 {pauses[len(pauses) // 2]:.2f} s, "
+        f"p95 {pauses[len(pauses) * 95 // 100]:.2f} s"
+    )
 
 
 def test_stop_strings_limits_and_whole_answers_survive_a_kill_and_what_cannot_is_told(fleet: Any) -> None:
@@ -194,14 +121,14 @@ def test_stop_strings_limits_and_whole_answers_survive_a_kill_and_what_cannot_is
     # Enough that both replicas hold some, whatever the last reports of the requests before them said.
     bound = [asked(fleet, long, logprobs=True)] * 16
     held = Load(fleet, bound)
-    held.wait_events(1)
+    held.wait_characters(1)
     load = Load(fleet, bodies)
     wholes = ThreadPoolExecutor(2)
     body = asked(fleet, long) | {"stream": False}
     del body["stream_options"]
     answers = [wholes.submit(httpx.post, f"{fleet.url}/v1/chat/completions", json=body, timeout=300) for _ in range(2)]
-    load.wait_events(600)
-    victim, pid = sorted(fleet.pids().items())[-1]
+    load.wait_characters(share_of(want, 0.2))
+    victim, pid = busiest(fleet)
     os.kill(pid, signal.SIGKILL)
     got = load.end()
     whole(got)
@@ -224,7 +151,7 @@ def test_a_prompt_that_kills_its_engine_kills_two_at_most_and_everyone_elses_str
     fleet.wait_replicas(2)
     before = set(fleet.pids())
     load = Load(fleet, [asked(fleet, q) for q in questions(STREAMS)])
-    load.wait_events(600)
+    load.wait_characters(share_of(undisturbed, 0.1))
     poison = Heard()
     hear(fleet.url, asked(fleet, POISON), poison)
     assert (poison.status, [e["code"] for e in poison.errors]) == (500, ["engine_crash_suspect"])
@@ -239,8 +166,8 @@ def test_a_stopped_replicas_streams_go_on_elsewhere(fleet: Any, undisturbed: lis
     fleet.wait_replicas(2)
     fleet.settings(hang_s=8.0)  # a minute, scaled down
     load = Load(fleet, [asked(fleet, q) for q in questions(STREAMS)])
-    load.wait_events(800)
-    victim, pid = sorted(fleet.pids().items())[0]
+    load.wait_characters(share_of(undisturbed, 0.1))
+    victim, pid = busiest(fleet)
     os.kill(pid, signal.SIGSTOP)
     try:
         heard = load.end()
@@ -254,22 +181,110 @@ def test_a_stopped_replicas_streams_go_on_elsewhere(fleet: Any, undisturbed: lis
     fleet.wait_replicas(2, but=frozenset({victim}))
 
 
-def test_three_become_one_under_running_streams_and_none_is_cut(fleet: Any, undisturbed: list[Heard]) -> None:
+def test_three_become_one_under_running_streams_in_the_time_that_was_forecast_and_none_is_cut(
+    fleet: Any, undisturbed: list[Heard]
+) -> None:
     fleet.put(with_replicas(fleet.config, fleet, 3))
     fleet.wait_replicas(3)
+    with watching(fleet) as watch:
+        Load(fleet, [asked(fleet, q) for q in questions(STREAMS)]).end()  # lengths and step times are learnt
+        load = Load(fleet, [asked(fleet, q) for q in questions(STREAMS)])
+        load.wait_characters(share_of(undisturbed, 0.1))
+        fleet.put(with_replicas(fleet.config, fleet, 1))
+        heard = load.end()
+        whole(heard)
+        assert [h.said for h in heard] == [h.said for h in undisturbed]
+        fleet.wait_replicas(1, 60.0)
+        deadline = time.monotonic() + 60
+        while any(word == "STOPPING" for _, word, _ in fleet.state().replicas[fleet.deployment]):
+            assert time.monotonic() < deadline, "a replica with nothing to do is still there"
+            time.sleep(0.2)
+        time.sleep(2)
+    drains = watch.drains()
+    began_s, expected_s = next((at, left) for at, going, left in drains if going and left is not None)
+    over_s = next(at for at, going, _ in reversed(drains) if going)
+    print(f"3 -> 1 under {STREAMS} streams: {over_s - began_s:.1f} s, forecast {expected_s:.1f} s")
+    # Serve looks once a second whether a replica has nothing left, and so do we whether it is gone.
+    assert over_s - began_s <= 1.5 * expected_s + 3.0
+    fleet.wait_all_idle()
+
+
+def test_what_still_runs_shortly_before_the_cap_goes_on_in_another_replica(
+    fleet: Any, undisturbed: list[Heard]
+) -> None:
+    before = fleet.config
+    fleet.put(with_replicas(fleet.config, fleet, 2))
+    fleet.wait_replicas(2)
+    capped = copy.deepcopy(fleet.config)
+    for deployment in capped["applications"][0]["deployments"]:
+        if deployment["name"] == fleet.deployment:
+            deployment["graceful_shutdown_timeout_s"] = 8.0
+        else:
+            deployment["user_config"]["models"][fleet.model]["hand_over_s"] = 2.0
+    fleet.put(capped)
     load = Load(fleet, [asked(fleet, q) for q in questions(STREAMS)])
-    load.wait_events(600)
-    fleet.put(with_replicas(fleet.config, fleet, 1))
+    load.wait_characters(share_of(undisturbed, 0.1))
+    fleet.put(with_replicas(capped, fleet, 1))
     heard = load.end()
     whole(heard)
     assert [h.said for h in heard] == [h.said for h in undisturbed]
-    fleet.wait_replicas(1, 60.0)
-    assert fleet.wait_idle()["waiting"] == 0
+    lines = [json.loads(line) for line in fleet.access_log.read_text().splitlines()][-STREAMS:]
+    assert any(entry["moved"] for entry in lines), "all had ended before the cap: it shows nothing"
+    assert not any(entry["resumed"] for entry in lines), "some were cut and not handed on"
+    fleet.wait_replicas(1)
+    fleet.wait_all_idle()
+    fleet.put(with_replicas(before, fleet, 1))
 
 
-def with_replicas(config: dict[str, Any], service: Any, number: int) -> dict[str, Any]:
-    out = copy.deepcopy(config)
-    for deployment in out["applications"][0]["deployments"]:
-        if deployment["name"] == service.deployment:
-            deployment["num_replicas"] = number
-    return out
+def test_an_ingress_that_goes_finishes_its_streams(fleet: Any, undisturbed: list[Heard]) -> None:
+    fleet.wait_replicas_of(INGRESS, 2)
+    load = Load(fleet, [asked(fleet, q) for q in questions(STREAMS)])
+    load.wait_characters(share_of(undisturbed, 0.1))
+    fleet.put(with_replicas(fleet.config, fleet, 1, INGRESS))
+    heard = load.end()
+    whole(heard)
+    assert [h.said for h in heard] == [h.said for h in undisturbed]
+    fleet.put(with_replicas(fleet.config, fleet, 2, INGRESS))
+    fleet.wait_replicas_of(INGRESS, 2)
+    fleet.wait_all_idle()
+
+
+def test_a_killed_ingress_ends_its_own_streams_alone_and_they_may_be_sent_again(
+    fleet: Any, undisturbed: list[Heard]
+) -> None:
+    fleet.wait_replicas_of(INGRESS, 2)
+    load = Load(fleet, [asked(fleet, q) for q in questions(STREAMS)])
+    load.wait_characters(share_of(undisturbed, 0.1))
+    _, pid = sorted(fleet.pids_of(INGRESS).items())[0]
+    os.kill(pid, signal.SIGKILL)
+    heard = load.end()
+    cut = [h for h in heard if h.errors]
+    assert 0 < len(cut) < STREAMS
+    for h in cut:
+        assert [e["code"] for e in h.errors] == ["ingress_lost"]
+        assert h.dones == 1 or h.status == 503
+    whole([h for h in heard if not h.errors])
+    for got, want in zip(heard, undisturbed, strict=True):
+        assert got.errors or got.said == want.said
+    again = [q for q, h in zip(questions(STREAMS), heard, strict=True) if h.errors]
+    whole(Load(fleet, [asked(fleet, q) for q in again]).end())
+    fleet.wait_all_idle()  # the engines have let go of what nobody listens to
+    fleet.wait_replicas_of(INGRESS, 2)
+
+
+def test_an_engine_argument_changes_under_load_and_no_request_fails(fleet: Any, undisturbed: list[Heard]) -> None:
+    fleet.put(with_replicas(fleet.config, fleet, 2))
+    fleet.wait_replicas(2)
+    before = set(fleet.pids())
+    config = copy.deepcopy(fleet.config)
+    for model in config["applications"][0]["args"]["models"]:
+        model["engine_kwargs"]["max_num_seqs"] -= 1
+    flow = Flow(fleet, [asked(fleet, q) for q in questions(STREAMS)], at_once=6)
+    fleet.put(config)  # returns when all replicas are new ones
+    fleet.wait_replicas(2, but=frozenset(before))
+    heard = flow.end()
+    print(f"{len(heard)} streams during a rollout")
+    whole([h for _, h in heard])
+    for which, h in heard:
+        assert h.said == undisturbed[which].said
+    fleet.wait_all_idle()

@@ -44,9 +44,9 @@ def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(binary), *arguments], capture_output=True, text=True)
 
 
-def rendered(*values: str, namespace: str = "default") -> list[dict[str, Any]]:
+def rendered(*values: str, namespace: str = "default", release: str = "rs") -> list[dict[str, Any]]:
     flags = [part for value in (*GIVEN, *values) for part in ("--set", value)]
-    done = helm("template", "rs", str(CHART), "--kube-version", "1.34.0", "-n", namespace, *flags)
+    done = helm("template", release, str(CHART), "--kube-version", "1.34.0", "-n", namespace, *flags)
     assert done.returncode == 0, done.stderr
     return [d for d in yaml.safe_load_all(done.stdout) if d]
 
@@ -64,7 +64,15 @@ def path_of(manifest: dict[str, Any]) -> str:
     "values",
     [
         (),
-        ("namespaced=true", "networkPolicy.enabled=true", "cpu=true", "redisAddress=redis:6379"),
+        (
+            "namespaced=true",
+            "networkPolicy.enabled=true",
+            "cpu=true",
+            "redisAddress=redis:6379",
+            "rdma=true",
+            "prometheus.caConfigMap.name=ca",
+            "prometheus.tokenSecret.name=token",
+        ),
         (
             "replicas=2",
             "freeze=true",
@@ -82,6 +90,26 @@ def test_the_server_takes_what_the_chart_renders(cluster: Any, values: tuple[str
             path_of(manifest), params={"dryRun": "All", "fieldValidation": "Strict"}, json=manifest
         )
         assert answer.status_code == 201, (manifest["kind"], answer.text)
+
+
+def test_without_a_prometheus_the_operator_is_given_none_and_with_one_its_ca_and_token_are_mounted() -> None:
+    def operator(*values: str) -> dict[str, Any]:
+        (found,) = [m for m in rendered(*values) if m["kind"] == "Deployment"]
+        spec: dict[str, Any] = found["spec"]["template"]["spec"]
+        return spec
+
+    plain = operator("prometheus.url=")
+    assert not [a for a in plain["containers"][0]["args"] if "prometheus" in a]
+    given = operator("prometheus.caConfigMap.name=ca", "prometheus.tokenSecret.name=token", "rdma=true")
+    args = given["containers"][0]["args"]
+    assert {
+        "--prometheus-ca-file=/prometheus/ca/ca.crt",
+        "--prometheus-token-file=/prometheus/token/token",
+        "--rdma",
+    } <= set(args)
+    mounts = {m["name"]: m["mountPath"] for m in given["containers"][0]["volumeMounts"]}
+    assert {v["name"] for v in given["volumes"]} == set(mounts)
+    assert mounts["prometheus-ca"] == "/prometheus/ca"
 
 
 def test_monitoring_comes_only_where_it_is_asked_for() -> None:
@@ -120,6 +148,7 @@ def test_the_operator_s_pod_is_restricted(cluster: Any) -> None:
         ("defaultMode=Sometimes", "defaultMode"),
         ("prometheus.scrapeInterval=60", "scrapeInterval"),
         ("prometheus.url=prometheus:9090", "url"),
+        ("prometheus.tokenSecret=token", "tokenSecret"),
         ("replicas=0", "replicas"),
         ("freeze=maybe", "freeze"),
         ("admission.allowedEngineArgs={--seed}", "allowedEngineArgs"),

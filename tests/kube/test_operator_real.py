@@ -52,7 +52,7 @@ class Operator:
         rest = [part for flag, value in given.items() if flag not in more for part in (flag, value)]
         command = [
             sys.executable, "-m", "reasonscale.cli.main", "operator", "--kubeconfig", str(cluster.plane.kubeconfig),
-            "--namespace", "default", "--health-port", str(self.health), "--metrics-port", str(self.metrics), *rest, *more,
+            *(() if "--namespace" in more else ("--namespace", "default")), "--health-port", str(self.health), "--metrics-port", str(self.metrics), *rest, *more,
         ]  # fmt: skip
         with self.output.open("ab") as file:
             self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=dict(os.environ))
@@ -207,13 +207,13 @@ def test_wrong_input_is_said_at_once(tmp_path: Path) -> None:
         "i",
         "--code-image",
         "j",
-        "--prometheus-url",
-        "http://p",
     ]
     for more, words in (
         (["--kubeconfig", str(tmp_path / "none")], "there is no such file"),
         (["--default-mode", "auto"], "it must be Auto or Recommend"),
         ([], "this is no pod"),
+        (["--prometheus-url", "prometheus:9090"], "it must begin with http:// or https://"),
+        (["--prometheus-ca-file", str(tmp_path / "none")], "--prometheus-ca-file was"),
         (["--lease-seconds", "2"], "it must be at least 5"),
     ):
         env = {k: v for k, v in os.environ.items() if k != "KUBERNETES_SERVICE_HOST"}

@@ -16,6 +16,9 @@ class Part(BaseModel):
     )
 
 
+# What KubeRay takes as a RayService's name: a Service's name with room for what it appends.
+NAME_PATTERN = "^[a-z]([-a-z0-9]{0,45}[a-z0-9])?$"
+NAME_SAID = "KubeRay takes at most 47 of a-z, 0-9 and -, beginning with a letter and not ending with -"
 Name = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
 Text = Annotated[str, StringConstraints(max_length=1024)]
 ShortText = Annotated[str, StringConstraints(min_length=1, max_length=253)]

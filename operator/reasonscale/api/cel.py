@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from reasonscale.api.base import NAME_PATTERN, NAME_SAID
 from reasonscale.api.engine_args import ALLOWED
 from reasonscale.api.families import PARSERS
 from reasonscale.api.scaling_spec import EFFORT_NAMES
@@ -36,7 +37,9 @@ class Rule:
                 "messageExpression": f"'{text}'.format([{', '.join(values)}])",
                 "message": "contradicts another field",
             }
-        return out | ({"fieldPath": self.field} if self.field else {})
+        # A path into metadata, which the server defines itself, is refused with the whole definition.
+        named = bool(self.field) and not self.field.startswith(".metadata")
+        return out | ({"fieldPath": self.field} if named else {})
 
 
 def _names(values: Sequence[str]) -> str:
@@ -63,26 +66,6 @@ _ARGS: Final = _names(sorted(ALLOWED))
 _EFFORTS: Final = _names(EFFORT_NAMES)
 _COUNTS: Final = ("max_num_seqs", "max_num_batched_tokens", "block_size", "num_gpu_blocks_override")
 
-_NOT_YET: Final = (
-    Rule(
-        "spec.scaling", ".scaleToZero", "!has(self.scaleToZero)",
-        "not supported yet: leave it out and keep minReplicas at 1 or more",
-    ),
-    Rule(
-        "spec.scaling", ".minReplicas", "has(self.scaleToZero) || self.minReplicas > 0",
-        "was 0; scaling to zero is not supported yet: write 1 or more",
-    ),
-    Rule("spec.reasoning", ".underPressure", "!has(self.underPressure)", "not supported yet: leave it out"),
-    Rule(
-        "spec", ".replicas", "!has(self.replicas) || self.replicas > 0",
-        "was 0; scaling to zero is not supported yet: write 1 or more",
-    ),
-    Rule(
-        "spec", ".classes", "!has(self.classes) || self.classes.all(c, c.weight == 1)",
-        "weights other than 1 are not supported yet: leave weight out",
-    ),
-)  # fmt: skip
-
 _SCALING: Final = (
     Rule(
         "spec.scaling", ".minReplicas", "self.minReplicas <= self.maxReplicas",
@@ -104,6 +87,29 @@ _SCALING: Final = (
     Rule(
         "spec.scaling", ".startTimeout", "duration(self.startTimeout) >= duration('10s')",
         "was {self.startTimeout}; must be at least 10s: engines take longer to start",
+    ),
+)  # fmt: skip
+
+_HOLD: Final = "spec.scaling.scaleToZero.hold"
+_ZERO: Final = (
+    Rule(
+        "spec", ".replicas", "!has(self.replicas) || self.replicas > 0",
+        "was 0; nobody would wake a model that is told to have none: write 1 or more, or minReplicas: 0 with mode Auto",
+    ),
+    Rule(
+        "spec.scaling", ".minReplicas", "self.minReplicas > 0 || !has(self.mode) || !(self.mode in ['Manual', 'External'])",
+        "was 0; mode {self.mode} obeys spec.replicas and can't wake a model: write 1 or more, or mode Auto",
+    ),
+    Rule(
+        "spec.scaling", ".minReplicas", "self.minReplicas > 0 || has(self.scaleToZero)",
+        "was 0 without scaleToZero: say when it may sleep (scaleToZero with after: 15m), or write 1 or more",
+    ),
+    _between("spec.scaling.scaleToZero", "after", "10s", "168h", "10s", "168h"),
+    _between(_HOLD, "max", "1s", "24h", "1s", "24h"),
+    Rule(
+        _HOLD, ".maxBytes",
+        "quantity(self.maxBytes).compareTo(quantity('8Mi')) >= 0 && quantity(self.maxBytes).compareTo(quantity('64Gi')) <= 0",
+        "was {self.maxBytes}; must lie between 8Mi (two ingresses, bodies of up to 4Mi) and 64Gi",
     ),
 )  # fmt: skip
 
@@ -129,9 +135,14 @@ _ENGINE: Final = (
         "was {self.expert}; experts spread over all tensor x data GPUs: write {self.tensor * self.data}, or 1",
     ),
     Rule(
-        "spec.parallelism", ".data", "self.data == 1 || self.pipeline == 1",
-        "was {self.data} with pipeline {self.pipeline}; the two can't be placed together: set one of them to 1",
+        "spec.parallelism", ".data", "self.data == 1",
+        "was {self.data}; data parallel attention is not supported yet: leave it out and spread the model by tensor (and expert, the same number)",
     ),
+    Rule(
+        "spec.model", ".uri", "!self.uri.startsWith('oci://')",
+        "was {self.uri}; oci:// is not supported yet: write hf, s3, gs, pvc or file",
+    ),
+    Rule("", ".metadata", f"self.metadata.name.matches('{NAME_PATTERN}')", f"was {{self.metadata.name}}; {NAME_SAID}"),
     Rule(
         "spec", ".accelerator.fraction",
         "self.accelerator.fraction == 100 || self.parallelism.tensor * self.parallelism.pipeline * self.parallelism.data == 1",
@@ -171,6 +182,15 @@ _REASONING: Final = (
         "was {self.default}; it exceeds budget.max {self.max}",
     ),
     Rule(
+        "spec.reasoning", ".underPressure", "!has(self.underPressure) || (self.parser != 'none' && self.mode != 'Never')",
+        "was set, but this model does not reason: it has no default budget to shrink; leave it out",
+    ),
+    Rule(
+        "spec.reasoning", ".underPressure.floor",
+        "!has(self.underPressure) || !has(self.budget.default) || self.underPressure.floor <= self.budget.default",
+        "was {self.underPressure.floor}; it exceeds budget.default {self.budget.default}",
+    ),
+    Rule(
         "spec", ".reasoning.budget.default",
         f"!has({_CONTEXT}) || has({_BUDGET}.max) || !has({_BUDGET}.default) || {_BUDGET}.default <= {_CONTEXT} - {_RESERVE}",
         f"was {{{_BUDGET}.default}}; with answerReserve {{{_RESERVE}}} it exceeds maxModelLen {{{_CONTEXT}}}",
@@ -197,4 +217,4 @@ _REASONING: Final = (
     ),
 )  # fmt: skip
 
-RULES: Final[tuple[Rule, ...]] = (*_NOT_YET, *_SCALING, *_ENGINE, *_REASONING)
+RULES: Final[tuple[Rule, ...]] = (*_SCALING, *_ZERO, *_ENGINE, *_REASONING)

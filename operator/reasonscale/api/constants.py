@@ -57,8 +57,27 @@ M_REASONING_TOKENS: Final = "reasonscale_reasoning_tokens_total"
 M_ANSWER_TOKENS: Final = "reasonscale_answer_tokens_total"
 M_BUDGET_EXHAUSTED: Final = "reasonscale_budget_exhausted_total"
 M_REJECTED: Final = "reasonscale_rejected_total"  # reason
+# The ingress', each of a model that may sleep at zero.
+M_INGRESS_TIME: Final = "reasonscale_ingress_time_seconds"  # unix time of the last write
+M_INGRESS_REQUESTS: Final = "reasonscale_ingress_requests"  # all that it has, held ones among them
+M_HELD: Final = "reasonscale_held_requests"  # waiting for a replica to start
+M_HELD_BYTES: Final = "reasonscale_held_bytes"  # of their bodies
+M_WAKE: Final = "reasonscale_wake_seconds"  # from the first request at zero to a ready replica
 M_RESUMES: Final = "reasonscale_resumes_total"  # outcome
 M_RESUME_PAUSE: Final = "reasonscale_resume_pause_seconds"  # from an engine's loss to the next token
+# The gate's, at the ingress: what is not in an engine yet. Counted beside the ledgers, never in them.
+M_GATE_TIME: Final = "reasonscale_gate_time_seconds"  # unix time of the last write
+M_GATE_WAITING: Final = "reasonscale_gate_waiting"
+M_GATE_PROMPT: Final = "reasonscale_gate_waiting_prompt_tokens"
+M_GATE_ENTERED: Final = "reasonscale_gate_entered_total"  # let in, to wait or to go at once
+M_GATE_SENT: Final = "reasonscale_gate_sent_total"  # to an engine, whose ledger then counts an arrival
+M_GATE_WAIT: Final = "reasonscale_gate_wait_seconds"
+M_PRESSURE: Final = "reasonscale_pressure_step"  # steps that default budgets are shrunk by
+M_SHRUNK: Final = "reasonscale_budgets_shrunk_total"
+M_RESUME_OFF: Final = (
+    "reasonscale_resume_off"  # 1 while lost engines' requests are not handed on, since too many were lost
+)
+M_DRAINING: Final = "reasonscale_draining"  # 1 where the replica was told to go and finishes what it has
 M_KV_CAPACITY: Final = "reasonscale_kv_capacity_tokens"
 M_KV_USED: Final = "reasonscale_kv_used_tokens"
 M_PREEMPTIONS: Final = "reasonscale_preemptions_total"
@@ -78,13 +97,18 @@ LABEL_METRIC_BIN: Final = "bin"  # the bin's lower edge, as a decimal number
 LABEL_METRIC_PHASE: Final = "phase"
 LABEL_METRIC_REASON: Final = "reason"
 LABEL_METRIC_OUTCOME: Final = "outcome"
+# Set by who scrapes pods: whose they are. Two resources may serve the same name.
+LABEL_METRIC_NAMESPACE: Final = "namespace"
+LABEL_METRIC_RESOURCE: Final = "reasonscale_io_model"  # LABEL_MODEL as Prometheus writes a pod's label
 
 # HTTP headers of the ingress.
 HEADER_REQUEST_ID: Final = "x-request-id"
 HEADER_BUDGET: Final = "x-reasonscale-thinking-budget"  # tokens applied, `off`, `counted:<tokens>`, `native:<effort>`
 HEADER_MOST_OUTPUT: Final = "x-reasonscale-most-output"  # ingress to engine: output tokens after which we end a request
 HEADER_CLASS: Final = "x-reasonscale-class"
+HEADER_PRESSURE: Final = "x-reasonscale-under-pressure"  # <step>/<steps>: the default budget is shrunk
 # Between ingress and engine alone.
+HEADER_INGRESS: Final = "x-reasonscale-ingress"  # which ingress sends it
 HEADER_UNIQUE_ID: Final = "x-reasonscale-unique-id"  # the request's id with a suffix of its own
 HEADER_CREATED: Final = "x-reasonscale-created"  # unix seconds that its events bear
 HEADER_KEEP: Final = "x-reasonscale-keep"  # tell the ingress of every token

@@ -96,7 +96,7 @@ _OPTIONAL: Final = ("scaleToZero", "underPressure", "cache")
 
 
 def _at(schema: dict[str, Any], path: str) -> dict[str, Any]:
-    for step in path.split("."):
+    for step in path.split(".") if path else ():
         schema = schema["properties"][step]
     return schema
 

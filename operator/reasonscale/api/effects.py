@@ -53,8 +53,12 @@ EFFECTS: Final[dict[str, Effect]] = {
     "spec.scaling.minReplicas": Effect.IN_PLACE,
     "spec.scaling.mode": Effect.NOTHING,
     "spec.scaling.objectives": Effect.NOTHING,
+    "spec.scaling.objectives.maxQueue": Effect.IN_PLACE,
+    "spec.scaling.objectives.tpot": Effect.IN_PLACE,  # what the ingress takes a token to last until it has seen some
     "spec.scaling.kvHeadroomPercent": Effect.NOTHING,
-    "spec.scaling.scaleToZero": Effect.NOTHING,
+    "spec.scaling.scaleToZero": Effect.IN_PLACE,
+    "spec.scaling.scaleToZero.after": Effect.NOTHING,
+    "spec.scaling.sleeps": Effect.ENGINES,  # no field: whether scaleToZero is there
     "spec.scaling.rates": Effect.NOTHING,
     "spec.scaling.startTimeout": Effect.NOTHING,
     "spec.classes": Effect.IN_PLACE,
@@ -66,6 +70,7 @@ EFFECTS: Final[dict[str, Effect]] = {
 EXCEPTIONS: Final[dict[str, str]] = {
     "spec.model.uri": "from one claim of a `pvc://` to another, or to or from `pvc://`: new cluster",
     "spec.reasoning.mode": "to or from `Never`: engines, since the parser goes or comes",
+    "spec.scaling.scaleToZero": "where it comes or goes: engines, since Serve then keeps the number in another way; `minReplicas` 1 and 0 change in place",
     "spec.engine.args": "with `rollout.strategy: Surge` whatever says engines starts a new cluster beside the old",
     "spec.accelerator.fraction": "on CPU nothing: there is no GPU to share",
     "spec.accelerator.product": "on CPU nothing: there is no GPU to choose",

@@ -11,6 +11,10 @@ from reasonscale.api.base import Name, Part, ShortText, StringMap
 Uri = Annotated[str, StringConstraints(min_length=6, max_length=1024, pattern=r"^(hf|s3|gs|oci|pvc|file)://.+$")]
 
 
+# It becomes a part of names within Ray, and a metric's label.
+ServedName = Annotated[str, StringConstraints(max_length=253, pattern=r"^[A-Za-z0-9]([-A-Za-z0-9._/:]*[A-Za-z0-9])?$")]
+
+
 class SecretKey(Part):
     """A key of a Secret in the model's namespace."""
 
@@ -41,7 +45,7 @@ class Model(Part):
     uri: Uri = Field(
         description="Where the weights are: hf://, s3://, gs://, oci://, pvc://claim/path or file://. hf:// may end in @revision."
     )
-    name: ShortText | None = Field(
+    name: ServedName | None = Field(
         default=None, description="Name that clients send as `model`; the resource's own name when absent."
     )
     max_model_len: int | None = Field(
@@ -58,7 +62,7 @@ class Engine(Part):
     """The engine and what is said to it beyond the typed fields."""
 
     name: Literal["vllm"] = Field(default="vllm", description="The engine.")
-    image: Annotated[str, StringConstraints(min_length=1, max_length=512)] | None = Field(
+    image: Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^\S+$")] | None = Field(
         default=None, description="Image with Ray and vLLM; the operator's default when absent."
     )
     args: Annotated[

@@ -11,7 +11,8 @@ from reasonscale.api import constants
 from reasonscale.api.engine_args import value_of
 from reasonscale.api.families import PARSER_ALIASES, Family, family_by_parser, family_of
 from reasonscale.api.models import ReasoningModel
-from reasonscale.api.quantity import seconds
+from reasonscale.api.quantity import seconds, size_bytes
+from reasonscale.api.scaling_spec import ScaleToZero
 from reasonscale.api.sizes import Size, gpu_memory_bytes, size_of
 
 DEFAULT_MAX_MODEL_LEN = 32768
@@ -32,6 +33,8 @@ class ResolvedReasoning:
     efforts: Mapping[str, int | str]
     expose: str
     field_names: tuple[str, ...]
+    pressure_floor: int | None = None  # thinking tokens that the default may shrink to; None: it never shrinks
+    pressure_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,16 @@ class ResolvedClass:
     header: str
     values: tuple[str, ...]
     weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedSleep:
+    """When a model that may have no replica goes to sleep, and what is held until it is awake."""
+
+    after_s: float
+    hold_requests: int
+    hold_bytes: int
+    hold_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +88,13 @@ class Resolved:
     kv_headroom: float
     up_max_factor: float
     up_max_step: int
-    down_max_step: int
+    down_max_step: int | None
     down_stable_s: float
     down_interval_s: float
     start_timeout_s: float
     drain_s: float
     engine_args: Mapping[str, str | int | float | bool]
+    sleep: ResolvedSleep | None = None  # scaleToZero; it takes minReplicas 0 to use it
 
     def _gpus(self) -> str:
         if self.gpu_share < 1.0:
@@ -104,10 +118,12 @@ class Resolved:
             if r.parser is None
             else f"parser {r.parser}, budget {r.budget_default}, at most {r.budget_max}, {r.answer_reserve} kept for the answer"
         )
+        sleeps = self.sleep is not None and self.min_replicas == 0
+        asleep = f", none after {self.sleep.after_s:g} s without a request" if sleeps and self.sleep else ""
         return [
             f"model      {self.served_name} from {self.model_source}, context {self.max_model_len} tokens",
             f"reasoning  {thinking}" + (f"; efforts {efforts}" if r.parser else ""),
-            f"replicas   {self.min_replicas} to {self.max_replicas}, {self.mode}, {self._gpus()}",
+            f"replicas   {self.min_replicas} to {self.max_replicas}, {self.mode}, {self._gpus()}{asleep}",
             f"objectives TTFT {self.ttft_s:g} s, TPOT {self.tpot_s * 1000:g} ms, queue {self.max_queue_s:g} s, for {self.attainment:.0%}",
         ]
 
@@ -161,10 +177,19 @@ def _reasoning(model: ReasoningModel, base: Path | None, context: int) -> Resolv
     if found.native_efforts:
         efforts |= dict.fromkeys(("low", "medium", "high"), "native")
     efforts |= spec.efforts
+    pressure = spec.under_pressure
     return ResolvedReasoning(
         parser=found.parser, mode=spec.mode, family=found, budget_default=min(default, most), budget_max=most,
         answer_reserve=reserve, efforts=efforts, expose=spec.expose, field_names=tuple(dict.fromkeys(spec.field_names)),
+        pressure_floor=pressure.floor if pressure else None, pressure_steps=pressure.steps if pressure else 0,
     )  # fmt: skip
+
+
+def _sleep(spec: ScaleToZero | None) -> ResolvedSleep | None:
+    if spec is None:
+        return None
+    hold = spec.hold
+    return ResolvedSleep(seconds(spec.after), hold.max_requests, size_bytes(hold.max_bytes), seconds(hold.max))
 
 
 def kv_capacity(model: ReasoningModel, size: Size | None) -> float | None:
@@ -223,4 +248,5 @@ def resolve(model: ReasoningModel, base: Path | None = None) -> Resolved:
         up_max_factor=float(rates.up_max_factor), up_max_step=rates.up_max_step, down_max_step=rates.down_max_step,
         down_stable_s=seconds(rates.down_stable), down_interval_s=seconds(rates.down_interval),
         start_timeout_s=seconds(scaling.start_timeout), drain_s=seconds(spec.drain.max), engine_args=args,
+        sleep=_sleep(scaling.scale_to_zero),
     )  # fmt: skip

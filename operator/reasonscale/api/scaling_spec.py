@@ -32,7 +32,9 @@ class Budget(Part):
 class UnderPressure(Part):
     """How default budgets shrink under overload."""
 
-    floor: int = Field(default=1024, ge=1, le=1_000_000, description="Never below so many tokens.")
+    floor: int = Field(
+        default=1024, ge=1, le=1_000_000, description="The default budget is never below so many tokens."
+    )
     steps: int = Field(default=4, ge=1, le=16, description="In so many steps.")
 
 
@@ -67,21 +69,24 @@ class ObjectivesSpec(Part):
     ttft_per_prompt_token: Duration = Field(default="250us", description="What each prompt token may add to it.")
     tpot: Duration = Field(default="50ms", description="Time per output token.")
     max_queue: Duration = Field(
-        default="10s", description="Longest wait before a request is refused; not enforced yet."
+        default="10s",
+        description="Longest wait for an engine; who would wait longer is answered 429 with the time to come back at.",
     )
     attainment_percent: int = Field(default=99, ge=50, le=99, description="Share of requests that shall meet them.")
 
 
 class Hold(Part):
-    """Requests kept at zero replicas until one is there."""
+    """Requests kept at zero replicas until one is there; its ingress replicas share the limits."""
 
-    max_requests: int = Field(default=100, ge=1, le=100_000, description="At most so many.")
+    max_requests: int = Field(default=100, ge=1, le=100_000, description="At most so many; more are answered 503.")
     max_bytes: Quantity = Field(default="64Mi", description="At most so many bytes of bodies.")
-    max: Duration = Field(default="10m", description="At most so long.")
+    max: Duration = Field(default="10m", description="Each at most so long.")
 
 
 class ScaleToZero(Part):
-    after: Duration = Field(default="15m", description="Idle for so long.")
+    """When the last replica goes, and what is kept until one is back; used where minReplicas is 0."""
+
+    after: Duration = Field(default="15m", description="With no request for so long.")
     hold: Hold = Field(default_factory=Hold, description="What is kept while none runs.")
 
 
@@ -89,10 +94,13 @@ class RatesSpec(Part):
     """How fast the number of replicas may move."""
 
     up_max_factor: int = Field(
-        default=2, ge=1, le=10, description="At most this many times the ready replicas at once."
+        default=2, ge=1, le=10, description="At most this many times the replicas at once, those on their way counted."
     )
     up_max_step: int = Field(default=4, ge=1, le=1000, description="Or so many more, whichever is larger.")
-    down_max_step: int = Field(default=1, ge=1, le=1000, description="Replicas that may go at once.")
+    down_max_step: int | None = Field(
+        default=None, ge=1, le=1000,
+        description="Replicas that may go at once; when absent, a quarter of those that are spare, one at least.",
+    )  # fmt: skip
     down_stable: Duration = Field(default="120s", description="Calm must have held so long before one goes.")
     down_interval: Duration = Field(default="30s", description="Between two steps down.")
 
@@ -104,11 +112,13 @@ class Scaling(Part):
         default=None,
         description="Auto acts; Recommend only says; Manual and External obey spec.replicas. Absent: Auto locally, the chart's default in a cluster.",
     )
-    min_replicas: int = Field(default=1, ge=0, le=1000, description="Never fewer.")
+    min_replicas: int = Field(default=1, ge=0, le=1000, description="Never fewer; 0 with scaleToZero.")
     max_replicas: int = Field(default=1, ge=1, le=1000, description="Never more.")
     objectives: ObjectivesSpec = Field(default_factory=ObjectivesSpec, description="What clients are promised.")
     kv_headroom_percent: int = Field(default=10, ge=0, le=80, description="Share of the KV cache kept free.")
-    scale_to_zero: ScaleToZero | None = Field(default=None, description="Stop the last replica when idle.")
+    scale_to_zero: ScaleToZero | None = Field(
+        default=None, description="Stop the last replica when idle; needed where minReplicas is 0."
+    )
     rates: RatesSpec = Field(default_factory=RatesSpec, description="How fast it may move.")
     start_timeout: Duration = Field(default="15m", description="A replica that is not ready by then is given up.")
 
@@ -127,7 +137,9 @@ class RequestClass(Part):
 
     name: Name = Field(description="Name of the class, a metric's label.")
     match: Match = Field(description="Which requests belong to it.")
-    weight: int = Field(default=1, ge=1, le=1000, description="Its share against the other classes.")
+    weight: int = Field(
+        default=1, ge=1, le=1000, description="Its share of the tokens against the other classes, while they wait."
+    )
 
 
 class Drain(Part):

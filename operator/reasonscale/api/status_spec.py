@@ -39,6 +39,9 @@ class Demand(Part):
     queued_tokens: Count | None = Field(default=None, description="Tokens that waiting requests are expected to make.")
     in_flight_tokens: Count | None = Field(default=None, description="Tokens that running requests are still to make.")
     kv_usage_percent: Count | None = Field(default=None, description="KV cache in use over all replicas.")
+    held_requests: Count | None = Field(
+        default=None, description="Requests that wait for a replica to start; absent: the model never sleeps."
+    )
     kv_full_in: Word | None = Field(default=None, description="Time until the KV cache is full; absent: not in sight.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
+from reasonscale.api.base import NAME_PATTERN, NAME_SAID
 from reasonscale.api.engine_args import problem_of, value_of
 from reasonscale.api.families import PARSER_ALIASES, PARSERS, Switch
 from reasonscale.api.models import ReasoningModel
-from reasonscale.api.quantity import seconds
+from reasonscale.api.pod_rules import pod_rules
+from reasonscale.api.quantity import seconds, size_bytes
 from reasonscale.api.resolve import answer_reserve, context_tokens, family, kv_capacity, local_folder
 from reasonscale.api.scaling_spec import EFFORT_NAMES
 from reasonscale.api.sizes import GB, gpu_memory_bytes, size_of
@@ -120,20 +123,6 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _not_yet(model: ReasoningModel) -> Iterator[Problem]:
-    spec = model.spec
-    if spec.scaling.scale_to_zero is not None:
-        yield Problem("spec.scaling.scaleToZero", "not supported yet: leave it out and keep minReplicas at 1 or more")
-    elif spec.scaling.min_replicas == 0:
-        yield Problem("spec.scaling.minReplicas", "was 0; scaling to zero is not supported yet: write 1 or more")
-    if spec.reasoning.under_pressure is not None:
-        yield Problem("spec.reasoning.underPressure", "not supported yet: leave it out")
-    if spec.replicas == 0:
-        yield Problem("spec.replicas", "was 0; scaling to zero is not supported yet: write 1 or more")
-    if any(c.weight != 1 for c in spec.classes):
-        yield Problem("spec.classes", "weights other than 1 are not supported yet: leave weight out")
-
-
 def _reasoning_rules(model: ReasoningModel, base: Path | None) -> Iterator[Problem]:
     spec = model.spec.reasoning
     if spec.parser not in ("auto", "none") and spec.parser not in PARSERS:
@@ -172,6 +161,17 @@ def _reasoning_rules(model: ReasoningModel, base: Path | None) -> Iterator[Probl
         yield Problem(
             "spec.reasoning.budget.default",
             f"was {budget.default}; with answerReserve {reserve} it exceeds maxModelLen {context}: at most {max(room - 1, 0)}",
+        )
+    pressure = spec.under_pressure
+    if pressure is not None and (found.parser is None or found.native_efforts):
+        why = "takes efforts of its own" if found.native_efforts else "does not reason"
+        yield Problem(
+            "spec.reasoning.underPressure",
+            f"was set, but this model {why}: it has no default budget to shrink; leave it out",
+        )
+    if pressure is not None and budget.default is not None and pressure.floor > budget.default:
+        yield Problem(
+            "spec.reasoning.underPressure.floor", f"was {pressure.floor}; it exceeds budget.default {budget.default}"
         )
     for name, value in spec.efforts.items():
         where = f"spec.reasoning.efforts.{name}"
@@ -229,6 +229,43 @@ def _scaling_rules(model: ReasoningModel) -> Iterator[Problem]:
         )
 
 
+def _zero_rules(model: ReasoningModel) -> Iterator[Problem]:
+    scaling, spec = model.spec.scaling, model.spec
+    if spec.replicas == 0:
+        yield Problem(
+            "spec.replicas",
+            "was 0; nobody would wake a model that is told to have none: write 1 or more, or minReplicas: 0 with mode Auto",
+        )
+    if scaling.min_replicas == 0 and scaling.mode in ("Manual", "External"):
+        yield Problem(
+            "spec.scaling.minReplicas",
+            f"was 0; mode {scaling.mode} obeys spec.replicas and can't wake a model: write 1 or more, or mode Auto",
+        )
+    sleep = scaling.scale_to_zero
+    if sleep is None:
+        if scaling.min_replicas == 0:
+            yield Problem(
+                "spec.scaling.minReplicas",
+                "was 0 without scaleToZero: say when it may sleep (scaleToZero with after: 15m), or write 1 or more",
+            )
+        return
+    if not 10 <= seconds(sleep.after) <= 604_800:
+        yield Problem("spec.scaling.scaleToZero.after", f"was {sleep.after}; must lie between 10s and 168h")
+    if not 1 <= seconds(sleep.hold.max) <= 86_400:
+        yield Problem("spec.scaling.scaleToZero.hold.max", f"was {sleep.hold.max}; must lie between 1s and 24h")
+    if not 8 * 2**20 <= size_bytes(sleep.hold.max_bytes) <= 64 * 2**30:
+        yield Problem(
+            "spec.scaling.scaleToZero.hold.maxBytes",
+            f"was {sleep.hold.max_bytes}; must lie between 8Mi (two ingresses, bodies of up to 4Mi) and 64Gi",
+        )
+
+
+def _name_rule(model: ReasoningModel) -> Iterator[Problem]:
+    name = model.metadata.name
+    if not re.fullmatch(NAME_PATTERN, name):
+        yield Problem("metadata.name", f"was {name}; {NAME_SAID}")
+
+
 def _engine_rules(model: ReasoningModel) -> Iterator[Problem]:
     for name, value in model.spec.engine.args.items():
         message = problem_of(name)
@@ -252,10 +289,14 @@ def _placement_rules(model: ReasoningModel, base: Path | None) -> Iterator[Probl
             "spec.parallelism.expert",
             f"was {par.expert}; experts spread over all tensor x data GPUs: write {par.tensor * par.data}, or 1",
         )
-    if par.data > 1 and par.pipeline > 1:
+    if par.data > 1:
         yield Problem(
             "spec.parallelism.data",
-            f"was {par.data} with pipeline {par.pipeline}; the two can't be placed together: set one of them to 1",
+            f"was {par.data}; data parallel attention is not supported yet: leave it out and spread the model by tensor (and expert, the same number)",
+        )
+    if spec.model.uri.startswith("oci://"):
+        yield Problem(
+            "spec.model.uri", f"was {spec.model.uri}; oci:// is not supported yet: write hf, s3, gs, pvc or file"
         )
     fraction, gpus = spec.accelerator.fraction, par.tensor * par.pipeline * par.data
     if fraction < 100 and gpus > 1:
@@ -305,7 +346,8 @@ def _placement_rules(model: ReasoningModel, base: Path | None) -> Iterator[Probl
 def validate(model: ReasoningModel, base: Path | None = None) -> list[Problem]:
     """Return what is wrong with a resource whose shape is right; an empty list when nothing is."""
     problems = [
-        *_not_yet(model), *_scaling_rules(model), *_engine_rules(model), *_placement_rules(model, base), *_reasoning_rules(model, base),
+        *_name_rule(model), *_scaling_rules(model), *_zero_rules(model), *_engine_rules(model), *_placement_rules(model, base), *_reasoning_rules(model, base),
+        *(Problem(*found) for found in pod_rules(model)),
     ]  # fmt: skip
     names = [c.name for c in model.spec.classes]
     problems += [
@@ -330,11 +372,13 @@ def notes(model: ReasoningModel) -> list[str]:
         if not isinstance(value, str):
             quoted = str(value).lower() if isinstance(value, bool) else value
             found.append(f'spec.engine.args.{name}: in a cluster write it as text: "{quoted}"')
-    if "max_queue" in model.spec.scaling.objectives.model_fields_set:
-        found.append("spec.scaling.objectives.maxQueue: refusing by how long a request would wait is not supported yet")
     if model.spec.replicas is not None and (model.spec.scaling.mode or "Auto") in ("Auto", "Recommend"):
         found.append(
             f"spec.replicas is {model.spec.replicas}; mode {model.spec.scaling.mode or 'Auto'} chooses the number itself and ignores it"
+        )
+    if model.spec.scaling.scale_to_zero is not None and model.spec.scaling.min_replicas > 0:
+        found.append(
+            f"spec.scaling.scaleToZero has no effect while minReplicas is {model.spec.scaling.min_replicas}: write 0 to let it sleep"
         )
     if (
         family(model).parser is None

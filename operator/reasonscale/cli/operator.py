@@ -10,10 +10,12 @@ from pathlib import Path
 
 
 def operator(
-    *, image: str, code_image: str, prometheus_url: str, prometheus_scrape_interval: float = 15.0, namespace: str | None = None,
-    kubeconfig: Path | None = None, default_mode: str = "Recommend", cpu: bool = False, redis_address: str | None = None,
+    *, image: str, code_image: str, prometheus_url: str | None = None, prometheus_scrape_interval: float = 15.0,
+    prometheus_ca_file: Path | None = None, prometheus_token_file: Path | None = None, namespace: str | None = None,
+    kubeconfig: Path | None = None, default_mode: str = "Recommend", cpu: bool = False, rdma: bool = False, redis_address: str | None = None,
     health_port: int = 8080, metrics_port: int = 9090, listen: str = "127.0.0.1", freeze: bool = False, leader_election: bool = False,
     operator_namespace: str = "reasonscale", lease_name: str = "reasonscale", lease_seconds: int = 15,
+    head_cpu: str = "500m", head_memory: str = "2Gi", ingress_cpu: str = "500m", ingress_memory: str = "2Gi", ingress_replicas: int = 2,
 ) -> int:  # fmt: skip
     """Watch ReasoningModels, apply what they need, and scale them by their chain of thought.
 
@@ -24,9 +26,13 @@ def operator(
     code_image
         Image that carries reasonscale itself under /opt/reasonscale.
     prometheus_url
-        The Prometheus that scrapes the engines' pods.
+        The Prometheus that scrapes the engines' pods; when absent, the operator reads their metrics ports itself.
     prometheus_scrape_interval
         How often it does, in seconds; at most 30.
+    prometheus_ca_file
+        Certificates that its own is checked by, as PEM; the system's when absent.
+    prometheus_token_file
+        File with the bearer token that it wants; read again for each query, so that a token may be renewed.
     namespace
         Look after this namespace alone; all of them when absent.
     kubeconfig
@@ -35,6 +41,8 @@ def operator(
         Mode of models that name none: Auto or Recommend.
     cpu
         Engines on CPU instead of GPUs, for a trial.
+    rdma
+        Engines of replicas of several nodes may lock memory (IPC_LOCK), which restricted Pod Security does not admit.
     redis_address
         Redis for the fault tolerance of Ray's heads.
     health_port
@@ -53,6 +61,16 @@ def operator(
         Name of the Lease.
     lease_seconds
         How long a Lease that is not renewed stays taken; at least 5.
+    head_cpu
+        CPU that the pod of a Ray's head asks for.
+    head_memory
+        Memory that it asks for; it may take twice as much.
+    ingress_cpu
+        CPU that each ingress pod asks for.
+    ingress_memory
+        Memory that it asks for; it may take twice as much.
+    ingress_replicas
+        Ingress pods of each model; 1 to 16.
     """
     if lease_seconds < 5:
         print(f"operator: --lease-seconds was {lease_seconds}; it must be at least 5", file=sys.stderr)
@@ -66,20 +84,48 @@ def operator(
             file=sys.stderr,
         )
         return 2
-    if kubeconfig is not None and not kubeconfig.is_file():
-        print(f"operator: --kubeconfig was {kubeconfig}; there is no such file", file=sys.stderr)
+    if prometheus_url is not None and not prometheus_url.startswith(("http://", "https://")):
+        print(
+            f"operator: --prometheus-url was {prometheus_url!r}; it must begin with http:// or https://",
+            file=sys.stderr,
+        )
+        return 2
+    for flag, file in (
+        ("--kubeconfig", kubeconfig), ("--prometheus-ca-file", prometheus_ca_file), ("--prometheus-token-file", prometheus_token_file),
+    ):  # fmt: skip
+        if file is not None and not file.is_file():
+            print(f"operator: {flag} was {file}; there is no such file", file=sys.stderr)
+            return 2
+    if prometheus_url is None and (prometheus_ca_file or prometheus_token_file):
+        print("operator: --prometheus-url is missing; a CA or a token for Prometheus is given", file=sys.stderr)
         return 2
     if kubeconfig is None and "KUBERNETES_SERVICE_HOST" not in os.environ:
         print("operator: this is no pod; name a cluster with --kubeconfig FILE", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("kopf").setLevel(logging.WARNING)  # it tells of every event that it hands on
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # and this one of each query
+    from reasonscale.cli.render import small_pods
     from reasonscale.controller.model_loop import Settings
 
+    try:
+        small = small_pods((head_cpu, head_memory), (ingress_cpu, ingress_memory), ingress_replicas)
+    except ValueError as error:
+        print(f"operator: {error}", file=sys.stderr)
+        return 2
     settings = Settings(
         image=image, code_image=code_image, default_mode=default_mode, cpu=cpu, redis_address=redis_address,
-        namespace=operator_namespace, freeze=freeze,
+        namespace=operator_namespace, freeze=freeze, direct=prometheus_url is None, rdma=rdma, **small,
     )  # fmt: skip
+    from reasonscale.signals.sources import Prometheus
+
+    try:
+        prometheus = prometheus_url and Prometheus(
+            prometheus_url, scrape_interval_s=prometheus_scrape_interval, ca_file=prometheus_ca_file, token_file=prometheus_token_file
+        )  # fmt: skip
+    except (OSError, ValueError) as error:
+        print(f"operator: --prometheus-ca-file was {prometheus_ca_file}; it can't be read: {error}", file=sys.stderr)
+        return 2
     for flag, port in (("--health-port", health_port), ("--metrics-port", metrics_port)):
         if (problem := _taken(listen, port)) is not None:
             print(f"operator: {flag} was {port}; {problem}", file=sys.stderr)
@@ -87,7 +133,7 @@ def operator(
     lease = (lease_name, lease_seconds) if leader_election else None
     asyncio.run(
         _run(
-            settings, prometheus_url, prometheus_scrape_interval, namespace, kubeconfig, listen, health_port, metrics_port, lease
+            settings, prometheus or None, namespace, kubeconfig, listen, health_port, metrics_port, lease
         )
     )  # fmt: skip
     return 0
@@ -107,7 +153,7 @@ def _taken(host: str, port: int) -> str | None:
 
 
 async def _run(
-    settings: object, prometheus_url: str, interval_s: float, namespace: str | None, kubeconfig: Path | None, listen: str,
+    settings: object, prometheus: object, namespace: str | None, kubeconfig: Path | None, listen: str,
     health_port: int, metrics_port: int, lease: tuple[str, int] | None,
 ) -> None:  # fmt: skip
     import socket
@@ -128,10 +174,10 @@ async def _run(
     from reasonscale.signals.sources import Prometheus
 
     assert isinstance(settings, Settings)
+    assert prometheus is None or isinstance(prometheus, Prometheus)
     if kubeconfig is not None:
         os.environ["KUBECONFIG"] = str(kubeconfig)  # where kopf looks for it
     kube = await Kube.connect(kubeconfig)
-    prometheus = Prometheus(prometheus_url, scrape_interval_s=interval_s)
     metrics = CollectorRegistry()
     server, thread = start_http_server(metrics_port, addr=listen, registry=metrics)
     manager = Manager(kube, prometheus, settings, DecisionMetrics(metrics), OperatorMetrics(metrics), namespace)
@@ -156,5 +202,5 @@ async def _run(
         server.shutdown()
         thread.join(5)
         await health.cleanup()
-        await prometheus.close()
+        await manager.close()
         await kube.close()

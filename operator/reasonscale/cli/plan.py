@@ -125,7 +125,8 @@ def _plan(
         out.print(f"  {why}", markup=False)
     if used is not None:
         used = replace(used, kv_tokens=kv, gpus_per_replica=max(1, gpus))
-        figures |= _speed(resolved, used, 0.5 * (chain + reasoning.answer_reserve), out)
+        named = "max_num_batched_tokens" in model.spec.engine.args
+        figures |= _speed(resolved, used, 0.5 * (chain + reasoning.answer_reserve), named, out)
     out.print(
         f"  its KV cache holds {kv:,} tokens: {kv // whole} chains of the default budget ({chain:,} tokens and"
         f" {reasoning.answer_reserve:,} of answer), {kv // largest} of the largest ({largest:,} in all)"
@@ -149,9 +150,10 @@ def _objectives(resolved: Any) -> Any:
     )  # fmt: skip
 
 
-def _speed(resolved: Any, profile: Any, made: float, out: Console) -> dict[str, Any]:
+def _speed(resolved: Any, profile: Any, made: float, named: bool, out: Console) -> dict[str, Any]:
     """Say and return what one replica makes with requests that have made so many tokens in the mean."""
     from reasonscale.scaling.capacity import AIM
+    from reasonscale.scaling.chunk import chunk_of
     from reasonscale.simulator.policies import Setting
     from reasonscale.simulator.policies.models import seats_at
 
@@ -170,7 +172,17 @@ def _speed(resolved: Any, profile: Any, made: float, out: Console) -> dict[str, 
         f"  a replica makes about {seats / tpot:,.0f} tokens/s for {int(seats)} requests at once, within"
         f" {resolved.tpot_s * 1e3:g} ms a token, on the GPU of {profile.name}"
     )
-    return {"requests_within_objectives": int(seats), "tokens_per_s_within_objectives": round(seats / tpot)}
+    chunk = chunk_of(setting.step, setting.objectives, resolved.max_num_seqs, profile.max_num_batched_tokens)
+    if not named and chunk.tokens != resolved.max_num_batched_tokens:
+        out.print(
+            f"  engine.args: max_num_batched_tokens {chunk.tokens} suits the objectives better than {resolved.max_num_batched_tokens}:"
+            f" {chunk.reason}"
+        )
+    return {
+        "requests_within_objectives": int(seats),
+        "tokens_per_s_within_objectives": round(seats / tpot),
+        "max_num_batched_tokens": resolved.max_num_batched_tokens if named else chunk.tokens,
+    }
 
 
 def _traced(trace: str, profile: Any, resolved: Any, cold_start: float, seed: int, out: Console) -> dict[str, Any]:

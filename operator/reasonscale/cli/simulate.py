@@ -17,6 +17,7 @@ def simulate(
     cold_start: float = 120.0, replicas: str = "1:256", scrape: float = 5.0, scale: float = 1.0,
     time_scale: float = 1.0, seed: int = 1, start: float = 0.0, end: float | None = None, router: str | None = None,
     gpu_price: float | None = None, json: Path | None = None, plot: Path | None = None,
+    max_num_batched_tokens: str | None = None,
     list_: Annotated[bool, cyclopts.Parameter(name="--list", negative="")] = False,
 ) -> int:  # fmt: skip
     """Run a trace through a model of the fleet under a scaling policy.
@@ -55,6 +56,8 @@ def simulate(
         Write the figures to this file.
     plot
         Draw replicas and requests over time to this PNG.
+    max_num_batched_tokens
+        Tokens that an engine's step takes at most, or `objectives`: as `plan` would choose; the profile's when absent.
     list_
         Name the policies, profiles and built-in workloads.
     """
@@ -68,7 +71,7 @@ def simulate(
             return _list(console)
         return _simulate(
             trace, profile, policy, params, cold_start, replicas, scrape, scale, time_scale, seed, start, end, router,
-            gpu_price, json, plot, console, err,
+            gpu_price, json, plot, max_num_batched_tokens, console, err,
         )  # fmt: skip
     except (BadPolicy, BadProfile, BadWorkload) as error:
         err.print(f"simulate: {error}", markup=False)
@@ -104,7 +107,7 @@ def bounds_of(text: str) -> tuple[int, int]:
 def _simulate(
     trace: str | None, profile_name: str | None, policy: str, params: Path | None, cold_start: float, replicas: str,
     scrape: float, scale: float, time_scale: float, seed: int, start: float, end: float | None, router: str | None,
-    gpu_price: float | None, json: Path | None, plot: Path | None, console: Console, err: Console,
+    gpu_price: float | None, json: Path | None, plot: Path | None, chunk: str | None, console: Console, err: Console,
 ) -> int:  # fmt: skip
     from reasonscale.simulator import bounds, policies, run, workload
     from reasonscale.simulator.cluster import ROUTERS
@@ -134,8 +137,9 @@ def _simulate(
     if len(work.skipped) > SHOWN_BAD:
         err.print(f"... {len(work.skipped)} rows left out in all")
     options = run.Options(
-        cold_start_s=cold_start, scrape_s=scrape, min_replicas=low, max_replicas=high, seed=seed, router=router
-    )
+        cold_start_s=cold_start, scrape_s=scrape, min_replicas=low, max_replicas=high, seed=seed, router=router,
+        max_num_batched_tokens=_chunk(chunk, used, err),
+    )  # fmt: skip
     if policy == "lower-bound":
         figures = bounds.bound_json(work, used, options)
         console.print(f"{work.name}: no policy takes less than {figures['gpu_hours']:,.1f} GPU-hours")
@@ -156,6 +160,26 @@ def _simulate(
         draw(outcome, plot)
         console.print(f"drawn: {plot}", markup=False)
     return 0
+
+
+def _chunk(text: str | None, profile: Any, err: Console) -> int | None:
+    """Return `--max-num-batched-tokens` as a number; None: the profile's."""
+    from reasonscale.scaling.chunk import chunk_of
+    from reasonscale.scaling.types import Objectives
+    from reasonscale.simulator.policies import BadPolicy
+
+    if text is None:
+        return None
+    most = profile.max_num_batched_tokens
+    if text == "objectives":
+        found = chunk_of(profile.step_time(), Objectives(), profile.max_num_seqs, most)
+        err.print(f"max_num_batched_tokens {found.tokens}: {found.reason}", markup=False)
+        return int(found.tokens)
+    if not text.isdigit() or not 1 <= int(text) <= most:
+        raise BadPolicy(
+            f"--max-num-batched-tokens was {text!r}; it must be a whole number from 1 to the profile's {most}, or objectives"
+        )
+    return int(text)
 
 
 def _probe(profile: Any) -> Any:

@@ -20,6 +20,7 @@ class Cause(NamedTuple):
 
 _PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
 _CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+_VERSIONS = re.compile(r"IncompatibleRuntime: (.+)")
 _ERROR = re.compile(r"^\s*(?:[\w.]*\.)?(\w*(?:Error|Exception|Timeout)): (.+)$", re.MULTILINE)
 
 
@@ -95,6 +96,14 @@ def _cluster_statuses(service: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]
     return [x for x in (status.get("pendingServiceStatus"), status.get("activeServiceStatus")) if x]
 
 
+def _failed(what: str, text: str) -> Cause:
+    """Return the cause in what Serve tells of something that does not start."""
+    found = _VERSIONS.search(text)
+    if found:
+        return Cause("IncompatibleRuntime", found[1].strip()[:500])
+    return Cause("EngineFailed", f"{what} does not start: {engine_error(text)}")
+
+
 def _of_service(service: Mapping[str, Any]) -> Cause | None:
     for part in _cluster_statuses(service):
         for found in (part.get("rayClusterStatus") or {}).get("conditions") or ():
@@ -112,12 +121,9 @@ def _of_service(service: Mapping[str, Any]) -> Cause | None:
         for app in (part.get("applicationStatuses") or {}).values():
             for deployment, held in (app.get("serveDeploymentStatuses") or {}).items():
                 if held.get("status") in ("UNHEALTHY", "DEPLOY_FAILED") and held.get("message"):
-                    said = engine_error(str(held["message"]))
-                    if "IncompatibleRuntime" in str(held["message"]):
-                        return Cause("IncompatibleRuntime", said)
-                    return Cause("EngineFailed", f"{deployment} does not start: {said}")
+                    return _failed(deployment, str(held["message"]))
             if app.get("status") == "DEPLOY_FAILED" and app.get("message"):
-                return Cause("EngineFailed", f"the application does not start: {engine_error(str(app['message']))}")
+                return _failed("the application", str(app["message"]))
     return None
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import aiohttp
 from kubernetes.aio import client, config
@@ -14,6 +16,8 @@ from kubernetes.aio.dynamic import DynamicClient
 from kubernetes.aio.dynamic.exceptions import DynamicApiError, NotFoundError, ResourceNotFoundError
 
 from reasonscale.api import constants as c
+
+ABSENT_S: Final = 4.0  # a kind that is missing is looked for again after this time
 
 
 class KubeError(RuntimeError):
@@ -33,6 +37,9 @@ class Kube:
 
     def __init__(self, api: Any, dynamic: Any) -> None:
         self.api, self._dynamic = api, dynamic
+        self._kinds: dict[tuple[str, str], Any] = {}
+        self._absent: dict[tuple[str, str], float] = {}  # when a kind was last not found
+        self._discovery = asyncio.Lock()
         self.writes = 0
         self.may_act: Callable[[], bool] = lambda: True
 
@@ -51,10 +58,24 @@ class Kube:
         await self.api.close()
 
     async def _resource(self, api_version: str, kind: str) -> Any:
-        try:
-            return await self._dynamic.resources.get(api_version=api_version, kind=kind)
-        except ResourceNotFoundError:
-            raise KindMissing(f"this cluster has no {kind} ({api_version})") from None
+        """Return how to ask for a kind; KindMissing where the cluster does not know it.
+
+        The dynamic client throws its cache away and asks for every group again whenever a kind is missing, and two that do so
+        at once break it: a cluster without PodMonitors cost a discovery a model, and a KeyError where turns ran side by side.
+        """
+        key, missing = (api_version, kind), f"this cluster has no {kind} ({api_version})"
+        if key in self._kinds:
+            return self._kinds[key]
+        async with self._discovery:
+            if key not in self._kinds:
+                if time.monotonic() - self._absent.get(key, -ABSENT_S) < ABSENT_S:
+                    raise KindMissing(missing)
+                try:
+                    self._kinds[key] = await self._dynamic.resources.get(api_version=api_version, kind=kind)
+                except ResourceNotFoundError:
+                    self._absent[key] = time.monotonic()
+                    raise KindMissing(missing) from None
+            return self._kinds[key]
 
     async def read(self, api_version: str, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
         """Return an object; None where there is none."""

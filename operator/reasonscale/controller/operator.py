@@ -18,35 +18,17 @@ from reasonscale.controller.kube import KindMissing, Kube, KubeError, NotLeading
 from reasonscale.controller.metrics import OperatorMetrics
 from reasonscale.controller.model_loop import ModelLoop, Settings
 from reasonscale.controller.watched import MISSING_RETRY_S, Watched
-from reasonscale.signals.assemble import Sample
-from reasonscale.signals.sources import Samples, SignalsMissing
+from reasonscale.render.context import PORT_METRICS, ROLE_ENGINE, ROLE_INGRESS
+from reasonscale.signals.pods import PodScrape, Target
+from reasonscale.signals.shared import SharedSamples
+from reasonscale.signals.sources import Prometheus
 
 TICK_S: Final = 5.0
 STALLED_S: Final = 60.0
 WATCH_STALLED_S: Final = 150.0
 GUARD_S: Final = 30.0
+AT_ONCE: Final = 8  # turns that wait for the API server side by side
 _log = logging.getLogger("reasonscale.controller")
-
-
-class OncePerTick:
-    """Samples that all models of a tick share: one query for all of them."""
-
-    def __init__(self, samples: Samples) -> None:
-        self._samples = samples
-        self.limit_s = samples.limit_s
-        self._found: list[Sample] | SignalsMissing = SignalsMissing("nothing was asked for yet")
-
-    async def renew(self) -> None:
-        """Ask once."""
-        try:
-            self._found = await self._samples.fetch()
-        except SignalsMissing as error:
-            self._found = error
-
-    async def fetch(self) -> list[Sample]:
-        if isinstance(self._found, SignalsMissing):
-            raise self._found
-        return self._found
 
 
 class Watches:
@@ -62,7 +44,25 @@ class Watches:
         return self.services.get(namespace, name)
 
     def pods(self, namespace: str, name: str) -> list[dict[str, Any]]:
-        return self.model_pods.select(namespace, c.LABEL_MODEL, name)
+        return self.model_pods.select(namespace, name)
+
+    def targets(self) -> list[Target]:
+        """Return the metrics pages of the pods with engines and with ingresses, whose gates hold what waits."""
+        found = []
+        for pod in self.model_pods.all():
+            labels, ip = pod["metadata"].get("labels") or {}, (pod.get("status") or {}).get("podIP")
+            if (
+                ip
+                and labels.get(c.LABEL_ROLE) in (ROLE_ENGINE, ROLE_INGRESS)
+                and not pod["metadata"].get("deletionTimestamp")
+            ):
+                host = f"[{ip}]" if ":" in ip else ip
+                whose = {
+                    c.LABEL_METRIC_NAMESPACE: pod["metadata"]["namespace"],
+                    c.LABEL_METRIC_RESOURCE: labels[c.LABEL_MODEL],
+                }
+                found.append(Target(f"http://{host}:{PORT_METRICS}/metrics", whose))
+        return found
 
     def put(self, service: dict[str, Any]) -> None:
         self.services.put(service)
@@ -125,12 +125,13 @@ class Manager:
     """All models that the operator looks after."""
 
     def __init__(
-        self, kube: Kube, samples: Samples, settings: Settings, metrics: DecisionMetrics, own: OperatorMetrics,
+        self, kube: Kube, samples: Prometheus | None, settings: Settings, metrics: DecisionMetrics, own: OperatorMetrics,
         namespace: str | None = None,
     ) -> None:  # fmt: skip
         self._kube, self._settings, self._metrics, self._own = kube, settings, metrics, own
-        self._samples = OncePerTick(samples)
         self._watches = Watches(kube, namespace)
+        self._source = samples or PodScrape(self._watches.targets)
+        self._samples = SharedSamples(self._source)
         self._bodies: dict[str, dict[str, Any]] = {}
         self._loops: dict[str, ModelLoop] = {}
         self.guard = Guard(kube, namespace, lambda: self._bodies)
@@ -157,18 +158,20 @@ class Manager:
     async def tick(self) -> None:
         """Take one turn for every model; what fails for one is logged and the others go on."""
         await self._samples.renew()
-        try:
-            await self._samples.fetch()
-            problem = None
-        except SignalsMissing as error:
-            problem = str(error)
+        problem = str(self._samples.missing) if self._samples.missing else None
         if problem != self._told:
             self._told = problem
             _log.warning(json.dumps({"event": "signals", "problem": problem}))
-        for uid, body in list(self._bodies.items()):
+        room = asyncio.Semaphore(AT_ONCE)
+        await asyncio.gather(*(self._turn(uid, body, problem, room) for uid, body in list(self._bodies.items())))
+        self.ticked_s = time.monotonic()
+
+    async def _turn(self, uid: str, body: dict[str, Any], problem: str | None, room: asyncio.Semaphore) -> None:
+        """Take one model's turn."""
+        async with room:
             loop = self._loops.get(uid)
             if loop is None:
-                loop = ModelLoop(self._kube, self._watches, self._samples, self._settings, self._metrics)
+                loop = ModelLoop(self._kube, self._watches, self._samples.of, self._settings, self._metrics)
                 self._loops[uid] = loop
                 loop.see(body)
             try:
@@ -177,7 +180,12 @@ class Manager:
                 return
             except Exception:
                 _log.exception("a turn for the model %s failed", uid)
-        self.ticked_s = time.monotonic()
+            # By model: with 200 new ones a whole turn takes over a minute, and is no standstill.
+            self.ticked_s = time.monotonic()
+
+    async def close(self) -> None:
+        """Close the connections to where samples come from."""
+        await self._source.close()
 
     async def follow(self) -> None:
         """Keep the watches going until cancelled."""

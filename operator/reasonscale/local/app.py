@@ -17,9 +17,9 @@ from reasonscale.scaling.policy import policy_of
 from reasonscale.scaling.types import Freshness, Policy
 from reasonscale.serving.config import app_name, deployment_name, serve_app, serve_config
 from reasonscale.serving.gpus import CONTEXT_BYTES, GIB, WORKING_BYTES, Gpu, NoGpu, gpus, shortage
+from reasonscale.serving.settings import LOCAL_START_PRIOR_S
 from reasonscale.signals.sources import ModelSource, Scrape
 
-LOCAL_START_PRIOR_S = 45.0  # an engine of a small model on two cores, until one has been measured
 _DRAIN_POLL_S = 0.5
 
 
@@ -203,7 +203,7 @@ async def _running(source: ModelSource) -> tuple[float, float] | None:
     except ServeError:
         return None
     if not seen.fleet.ready and not seen.fleet.starting_s and not seen.fleet.draining:
-        return 0.0, seen.time  # no replica, no request
+        return seen.held_requests or 0.0, seen.time  # no replica, no request but one that is held for it
     if seen.freshness is not Freshness.FRESH or seen.age_s is None or len(seen.replicas) < seen.fleet.ready:
         return None
     busy = sum(k.waiting + sum(k.reasoning) + sum(k.answering) for k in seen.classes.values())

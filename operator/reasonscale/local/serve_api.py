@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from reasonscale.scaling.types import Fleet
+from reasonscale.serving.numbers import set_number
 
 _STARTING = ("STARTING", "UPDATING", "RECOVERING", "PENDING_MIGRATION")
 
@@ -71,7 +72,7 @@ class ServeApi:
                 if application["name"] == app:
                     for entry in application["deployments"]:
                         if entry["name"] == deployment:
-                            entry["num_replicas"] = replicas
+                            set_number(entry, replicas)
             try:
                 await self._put(config)
             except ServeError:

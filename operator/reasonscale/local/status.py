@@ -23,6 +23,8 @@ def model_status(record: Record) -> dict[str, Any]:
         "queued_tokens": round(numbers.queued_tokens),
         "owed_tokens": round(numbers.owed_tokens),
         "waiting": round(sum(k.waiting for k in seen.classes.values())),
+        "held": round(seen.held_requests or 0.0),
+        "asleep": seen.fleet.target == 0 and seen.fleet.ready == 0,
         "reasoning": round(sum(sum(k.reasoning) for k in seen.classes.values())),
         "answering": round(sum(sum(k.answering) for k in seen.classes.values())),
         "kv_percent": round(100 * sum(r.kv_used_tokens for r in seen.replicas) / capacity) if capacity else None,
@@ -30,6 +32,8 @@ def model_status(record: Record) -> dict[str, Any]:
         "ready": seen.fleet.ready,
         "starting": len(seen.fleet.starting_s),
         "draining": seen.fleet.draining,
+        "drain_owed_tokens": round(numbers.drain_owed_tokens),
+        "drain_expected_s": numbers.drain_expected_s,
         "target": decision.target,
         "min": record.policy.min_replicas,
         "max": record.policy.max_replicas,
@@ -69,14 +73,14 @@ def view(models: Sequence[Mapping[str, Any]], title: str, events: Sequence[str])
     ):
         table.add_column(name, justify="left" if name in ("model", "replicas", "signals") else "right")
     for m in models:
-        replicas = f"{m['ready']} of {m['target']}"
+        replicas = "asleep" if m["asleep"] and not m["target"] else f"{m['ready']} of {m['target']}"
         replicas += f", {m['starting']} starting" if m["starting"] else ""
         replicas += f", {m['draining']} draining" if m["draining"] else ""
         age = "" if m["signal_age_s"] is None else f" {m['signal_age_s']:.1f} s"
         full = "-" if m["kv_full_in_s"] is None else f"{m['kv_full_in_s']:.0f} s"
         kv = "-" if m["kv_percent"] is None else f"{m['kv_percent']} %"
         table.add_row(
-            m["model"], tokens(m["owed_tokens"]), tokens(m["queued_tokens"]), str(m["waiting"]), str(m["reasoning"]),
+            m["model"], tokens(m["owed_tokens"]), tokens(m["queued_tokens"]), str(m["waiting"] + m["held"]), str(m["reasoning"]),
             str(m["answering"]), kv, full, replicas, m["signals"] + age,
         )  # fmt: skip
     lines = [Text(f"{m['model']}: {m['message']}") for m in models if m["message"]]
@@ -85,6 +89,8 @@ def view(models: Sequence[Mapping[str, Any]], title: str, events: Sequence[str])
 
 def plain(m: Mapping[str, Any]) -> str:
     """Return one model's state as one line."""
+    if m["asleep"] and not m["target"]:
+        return f"{m['model']}: asleep at zero replicas, {m['held']} held"
     full = "" if m["kv_full_in_s"] is None else f", full in {m['kv_full_in_s']:.0f} s"
     kv = "" if m["kv_percent"] is None else f", KV {m['kv_percent']} %{full}"
     return (
@@ -92,4 +98,5 @@ def plain(m: Mapping[str, Any]) -> str:
         f"replicas {m['ready']} of {m['target']}"
         + (f" ({m['starting']} starting)" if m["starting"] else "")
         + (f" ({m['draining']} draining)" if m["draining"] else "")
+        + (f", {m['held']} held until one is ready" if m["held"] else "")
     )

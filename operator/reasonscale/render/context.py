@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from reasonscale.api import constants as c
@@ -17,6 +19,30 @@ PORT_API, PORT_METRICS, PORT_DASHBOARD = 8000, 8080, 8265
 RAY_INGRESS: Final = "reasonscale_ingress"
 RAY_ENGINE: Final = "reasonscale_engine"
 GPUS_PER_POD: Final = 8
+CODE: Final = Path("/reasonscale")  # our code in every pod, copied from the code image
+MODELS: Final = CODE / "models"  # where relative file:// paths start from: what comes with the code
+
+
+@dataclass(frozen=True, slots=True)
+class PodSize:
+    """What a pod without an engine asks for; it may take twice the memory."""
+
+    cpu: str = "500m"
+    memory: str = "2Gi"
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[0-9]{1,5}m?|[0-9]{1,3}\.[0-9]{1,3}", self.cpu):
+            raise ValueError(f"CPU was {self.cpu!r}; must be a number of cores or of thousandths, such as 1 or 500m")
+        if not re.fullmatch(r"[0-9]{1,6}(Mi|Gi)", self.memory):
+            raise ValueError(f"memory was {self.memory!r}; must be a whole number with Mi or Gi, such as 2Gi")
+
+    def resources(self) -> dict[str, Any]:
+        """Return its container's resources."""
+        number, unit = int(self.memory[:-2]), self.memory[-2:]
+        return {"requests": {"cpu": self.cpu, "memory": self.memory}, "limits": {"memory": f"{2 * number}{unit}"}}
+
+
+SMALL: Final = PodSize()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +55,15 @@ class Context:
     code_image: str  # carries our wheel, copied in before the engine starts
     uid: str | None = None
     cpu: bool = False  # engines on CPU: for trials
+    rdma: bool = False  # engines of several pods a replica may lock memory
     redis_address: str | None = None
     pod_monitor: bool = True
     network_policy: bool = True
     operator_namespace: str = "reasonscale"
+    head: PodSize = SMALL
+    ingress: PodSize = SMALL
+    ingress_replicas: int = 2
+    active_cluster: str | None = None  # the RayCluster that serves, once one does
 
 
 @dataclass(frozen=True, slots=True)

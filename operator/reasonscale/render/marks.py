@@ -11,6 +11,7 @@ import copy
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -19,6 +20,7 @@ from reasonscale.api import constants as c
 from reasonscale.api.effects import Effect, effect_of
 from reasonscale.api.models import ReasoningModel
 from reasonscale.render.text import to_yaml
+from reasonscale.serving.numbers import number_of, set_number
 
 NUMBERS = ("replicas", "minReplicas", "maxReplicas", "scaleStrategy")
 
@@ -48,10 +50,22 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
+@lru_cache(maxsize=1024)
+def _parsed(text: str) -> dict[str, Any]:
+    """Return a Serve config, which nobody may change. Kept: the same few texts are read each turn, at 8 ms each."""
+    config: dict[str, Any] = yaml.safe_load(text)
+    return config
+
+
 def app_of(service: dict[str, Any]) -> dict[str, Any]:
-    """Return the one application of a RayService's Serve config."""
-    app: dict[str, Any] = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"][0]
+    """Return the one application of a RayService's Serve config, which nobody may change."""
+    app: dict[str, Any] = _parsed(service["spec"]["serveConfigV2"])["applications"][0]
     return app
+
+
+def replicas_of(service: dict[str, Any]) -> int:
+    """Return the number of replicas that a RayService asks for."""
+    return number_of(app_of(service)["deployments"][0])
 
 
 def app_hashed(service: dict[str, Any]) -> dict[str, Any]:
@@ -83,6 +97,8 @@ def marks_of(service: dict[str, Any], model: ReasoningModel, update: str = "") -
     # Without what stands at its default: a later operator knows more fields, and may choose other defaults.
     fields = _flat(model.spec.model_dump(by_alias=True, mode="json", exclude_defaults=True), "spec")
     fields["spec.engine.reasons"] = model.spec.reasoning.mode != "Never"
+    if model.spec.scaling.scale_to_zero is not None:  # only then: the marks of others stay what earlier operators wrote
+        fields["spec.scaling.sleeps"] = True
     hard = {k: v for k, v in fields.items() if effect_of(k) in (Effect.ENGINES, Effect.CLUSTER, None)}
     soft = {k: v for k, v in fields.items() if k not in hard}
     return Marks(digest(cluster_hashed(service)), digest(app_hashed(service)), digest(hard), digest(soft), update)
@@ -145,10 +161,10 @@ def pinned(live: dict[str, Any], new: dict[str, Any], old: Marks, marks: Marks) 
     for group in spec["rayClusterConfig"]["workerGroupSpecs"]:
         wanted = numbers.get(group["groupName"], {})
         group |= {name: wanted[name] for name in NUMBERS if name in wanted}
-    config = yaml.safe_load(spec["serveConfigV2"])
-    before = copy.deepcopy(config)
+    before = _parsed(spec["serveConfigV2"])
+    config = copy.deepcopy(before)
     for mine, theirs in zip(config["applications"][0]["deployments"], app_of(new)["deployments"], strict=False):
-        mine["num_replicas"] = theirs["num_replicas"]
+        set_number(mine, number_of(theirs))
         if old.inplace != marks.inplace and "user_config" in mine:
             mine["user_config"] = _known(theirs["user_config"], mine["user_config"])
     if config != before:

@@ -16,6 +16,7 @@ def podmonitor(subject: Subject) -> dict[str, Any]:
         "metadata": subject.metadata(subject.name),
         "spec": {
             "selector": {"matchLabels": {c.LABEL_MODEL: subject.name}},
+            "podTargetLabels": [c.LABEL_MODEL],  # whose ledger it is, where two resources serve the same name
             "podMetricsEndpoints": [{"port": "metrics", "interval": "5s", "scrapeTimeout": "4s"}],
         },
     }

@@ -20,7 +20,6 @@ from reasonscale.render.pods import GRACE_S, template
 from reasonscale.render.text import to_yaml
 from reasonscale.serving.config import serve_app, serve_config
 
-INGRESS_REPLICAS = 2
 IDLE_S = 60  # a pod is idle once its replica's last chain has ended, so that a drain needs no more
 
 
@@ -31,7 +30,7 @@ def serve_config_v2(subject: Subject) -> str:
         {subject.name: subject.context.replicas},
         local=False,
         gpus=not subject.context.cpu,
-        ingress_replicas=INGRESS_REPLICAS,
+        ingress_replicas=subject.context.ingress_replicas,
         ingress_resources={RAY_INGRESS: 1},
         engine_resources={RAY_ENGINE: 1},
     )
@@ -46,14 +45,14 @@ def _resources(**found: int) -> str:
 
 def _groups(subject: Subject) -> list[dict[str, Any]]:
     resolved, gpus, pods = subject.resolved, subject.gpus, subject.pods_per_replica
-    each = min(gpus, GPUS_PER_POD)
+    each, ingress = min(gpus, GPUS_PER_POD), subject.context.ingress_replicas
     params = {"num-cpus": str(2 + each), "num-gpus": str(each), "resources": _resources(**{RAY_ENGINE: 1})}
     return [
         {
             "groupName": ROLE_INGRESS,
-            "replicas": INGRESS_REPLICAS,
-            "minReplicas": INGRESS_REPLICAS,
-            "maxReplicas": INGRESS_REPLICAS,
+            "replicas": ingress,
+            "minReplicas": ingress,
+            "maxReplicas": ingress,
             "rayStartParams": {"num-cpus": "1", "num-gpus": "0", "resources": _resources(**{RAY_INGRESS: 1})},
             "template": template(subject, ROLE_INGRESS, "ray-worker"),
         },

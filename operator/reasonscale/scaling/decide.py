@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from reasonscale.api import constants as c
-from reasonscale.scaling import words
+from reasonscale.scaling import words, zero
 from reasonscale.scaling.outlook import Outlook, look
 from reasonscale.scaling.state import Rise, State, learn, learn_fleet, start_time_s
 from reasonscale.scaling.types import Decision, Fleet, Freshness, Mode, Numbers, Observation, Policy
@@ -30,10 +30,15 @@ def decide(seen: Observation, policy: Policy, state: State) -> tuple[Decision, S
         state = replace(state, trend=outlook.trend)
     if policy.mode in (Mode.MANUAL, Mode.EXTERNAL):
         return _fixed(seen, policy, state, outlook)
+    if zero.at_zero(seen, policy) or (outlook is None and zero.waits_for_any(seen)):
+        return _from_zero(seen, policy, state, outlook)
     if outlook is None:
         return _blind(seen, policy, state)
     choice, after = _choose(seen.fleet, policy, state, outlook)
-    after = _watch(after, seen, outlook)
+    after = zero.watch(_watch(after, seen, outlook), seen)
+    idle_s = zero.may_sleep(after, policy, seen.time)
+    if idle_s is not None and choice.target == seen.fleet.target == choice.wanted == 1:
+        choice = _Choice(0, 0, c.REASON_IDLE, words.why_sleep(idle_s))
     target = _clamp(choice.target, policy)
     limited = choice.wanted > policy.max_replicas or choice.wanted < policy.min_replicas
     reason, message = choice.reason, choice.message
@@ -43,6 +48,11 @@ def decide(seen: Observation, policy: Policy, state: State) -> tuple[Decision, S
         message = f"{message}; {choice.wanted} replicas wanted, maxReplicas is {policy.max_replicas}"
     elif target != choice.target:
         message = f"{message}; bounds {policy.min_replicas} to {policy.max_replicas}"
+    going = seen.fleet.draining
+    free = max(seen.fleet.target, policy.max_replicas - going)  # a replica that drains holds its GPUs until it is gone
+    if target > free:
+        target, limited = free, True
+        message = f"{message}; {going} of maxReplicas {policy.max_replicas} finish their chains first"
     if target < seen.fleet.target and policy.mode is not Mode.RECOMMEND:
         after = replace(after, last_down=seen.time)
     return _decision(seen, policy, target, reason, message, outlook.numbers, limited), after
@@ -103,8 +113,24 @@ def _blind(seen: Observation, policy: Policy, state: State) -> tuple[Decision, S
     if target != current:
         message += f"; bounds {policy.min_replicas} to {policy.max_replicas}"
     reason = c.REASON_SIGNALS if target == current else c.REASON_BOUNDS
-    after = replace(state, calm_since=None, last_need=0.0, preempting_ticks=0)
+    after = replace(state, calm_since=None, last_need=0.0, preempting_ticks=0, idle_since=None)
     return _decision(seen, policy, target, reason, message, Numbers(), target != current), after
+
+
+def _from_zero(seen: Observation, policy: Policy, state: State, outlook: Outlook | None) -> tuple[Decision, State]:
+    """Wake as many replicas as what is held needs, or sleep on. Never fewer than were asked for: they load."""
+    current, start_s = seen.fleet.target, start_time_s(state, policy)
+    wanting, known = zero.demand(seen), seen.held_requests is not None
+    need = zero.wanted(seen, policy, state)
+    target = _clamp(max(current, zero.rounded(need, policy)), policy) if wanting > 0.0 else current
+    numbers = outlook.numbers if outlook else Numbers(waiting=wanting, need_queue=need, horizon_s=start_s)
+    if wanting > 0.0:
+        reason, message = c.REASON_WAKE, words.why_wake(wanting, seen.fleet, start_s)
+    else:
+        reason = c.REASON_IDLE if known else c.REASON_SIGNALS
+        message = words.why_asleep(known)
+    after = replace(state, calm_since=None, last_need=0.0, preempting_ticks=0, idle_since=None)
+    return _decision(seen, policy, target, reason, message, numbers, _up(need) > policy.max_replicas), after
 
 
 def _up(need: float) -> int:
@@ -120,6 +146,8 @@ def _choose(fleet: Fleet, policy: Policy, state: State, outlook: Outlook) -> tup
     preempting = state.preempting_ticks >= PREEMPTING_TICKS and state.preemptions_per_s > 0.0
     if outlook.queue_over_objective and numbers.need_queue > want:
         want, reason = numbers.need_queue, c.REASON_QUEUE
+    if outlook.kv_near_full and numbers.need_kv > want:
+        want, reason = numbers.need_kv, c.REASON_KV
     if preempting and not fleet.starting_s and want <= fleet.ready:
         want, reason = float(fleet.ready + 1), c.REASON_PREEMPTION
     overdue = sum(1 for age in fleet.starting_s if age > OVERDUE * start_s)
@@ -130,7 +158,7 @@ def _choose(fleet: Fleet, policy: Policy, state: State, outlook: Outlook) -> tup
 
     least = max(1, _up(DOWN_MARGIN * outlook.need_throughout))
     calm = least < current and wanted <= current and outlook.excess <= 0.0 and state.preempting_ticks == 0
-    calm = calm and not outlook.queue_over_objective
+    calm = calm and not outlook.queue_over_objective and not outlook.young
     now = numbers_time(state)
     state = replace(state, calm_since=(now if state.calm_since is None else state.calm_since) if calm else None)
 
@@ -138,10 +166,12 @@ def _choose(fleet: Fleet, policy: Policy, state: State, outlook: Outlook) -> tup
         text = words.why_up(reason, numbers, start_s, outlook.drain_s, outlook.ttft_allowed_s)
         if state.stuck_since is not None:
             return _Choice(current, wanted, c.REASON_HOLD, f"{text}; more replicas have not helped so far"), state
-        most = max(ceil(fleet.ready * policy.rates.up_max_factor), fleet.ready + policy.rates.up_max_step)
+        # Those on their way count: else a crowd of five times takes three starts, one after the other.
+        there = max(fleet.ready, current)
+        most = max(ceil(there * policy.rates.up_max_factor), there + policy.rates.up_max_step)
         return _Choice(max(current, min(wanted, most)), wanted, reason, text), state
     if calm and state.calm_since is not None and _may_go(state, policy, now):
-        target = max(least, current - policy.rates.down_max_step)
+        target = max(least, current - _down_step(policy, current - least))
         text = words.why_down(numbers, outlook.need_throughout, now - state.calm_since)
         return _Choice(target, least, c.REASON_CALM, text), state
     return _Choice(current, wanted, c.REASON_HOLD, words.why_hold(numbers, outlook.need)), state
@@ -155,6 +185,12 @@ def numbers_time(state: State) -> float:
 def _may_go(state: State, policy: Policy, now: float) -> bool:
     stable = state.calm_since is not None and now - state.calm_since >= policy.rates.down_stable_s
     return stable and (state.last_down is None or now - state.last_down >= policy.rates.down_interval_s)
+
+
+def _down_step(policy: Policy, spare: int) -> int:
+    """Return how many replicas may go at once; where nothing is asked for, a quarter of the spare ones."""
+    step = policy.rates.down_max_step
+    return max(1, spare // 4) if step is None else step
 
 
 def _largest(n: Numbers) -> str:

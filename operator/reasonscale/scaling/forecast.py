@@ -13,6 +13,7 @@ from reasonscale.scaling.types import N_BINS
 
 # Lengths drift while one looks ahead: part of the hazard that is passed on the way is unknown, for all alike.
 DRIFT = 0.06
+DRAIN_STEPS = 200
 FIRST_PROMPT_TOKENS = 256.0  # until a prompt has been seen
 BLOCK_ROUNDING_TOKENS = 8.0  # half a KV block of 16
 
@@ -169,6 +170,33 @@ def owed_tokens(loads: Sequence[ClassLoad]) -> tuple[float, float]:
     running = sum(count * load.curve.remaining(made) for load in loads for made, count, _ in load.running)
     queued = sum(load.waiting * load.curve.mean for load in loads)
     return running, queued
+
+
+def drain_time_s(loads: Sequence[ClassLoad], tpot_s: float) -> float:
+    """Return the expected time until the last of the requests ends: the integral of the chance that one still runs.
+
+    The waiting ones start at once. A mean of what is left would be far too short: the last of 24 like chains takes four
+    times as long as their mean where lengths are exponential.
+    """
+    groups = [
+        (load.curve, made, count)
+        for load in loads
+        for made, count in [*((made, count) for made, count, _ in load.running), (0.0, load.waiting)]
+        if count > 0.0
+    ]
+    longest = max((curve.limit - made for curve, made, _ in groups), default=0.0)
+    if longest <= 0.0:
+        return 0.0
+    steps = [longest * (i / DRAIN_STEPS) ** 2 for i in range(DRAIN_STEPS + 1)]  # finer where most chains end
+    running = []
+    for p in steps:
+        all_over = 1.0
+        for curve, made, count in groups:
+            ends = 1.0 if made + p >= curve.limit else 1.0 - exp(curve.to_end(made)[0] - curve.to_end(made + p)[0])
+            all_over *= max(0.0, ends) ** count
+        running.append(1.0 - all_over)
+    area = sum(0.5 * (running[i] + running[i + 1]) * (steps[i + 1] - steps[i]) for i in range(DRAIN_STEPS))
+    return area * tpot_s
 
 
 def owed_forecast(loads: Sequence[ClassLoad], after_s: float, tpot_s: float, z: float) -> tuple[float, float]:

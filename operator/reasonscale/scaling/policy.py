@@ -10,7 +10,7 @@ from reasonscale.scaling.types import Mode, Objectives, Policy, Rates, StepTime
 _EFFORT_SHARES = {c.CLASS_OFF: 0.25, c.CLASS_LOW: 0.5, c.CLASS_MEDIUM: 1.0, c.CLASS_HIGH: 2.0, c.CLASS_OTHER: 1.0}
 
 
-def _length_priors(resolved: Resolved) -> dict[str, float]:
+def length_priors(resolved: Resolved) -> dict[str, float]:
     """Return the mean output tokens of each class to start from, at most a quarter of what fits the context."""
     mean, most = float(resolved.reasoning.family.mean_output_tokens), resolved.max_model_len / 4
     names = (*resolved.class_names, c.CLASS_OTHER)
@@ -29,6 +29,7 @@ def policy_of(
         mode=Mode(resolved.mode),
         min_replicas=resolved.min_replicas,
         max_replicas=resolved.max_replicas,
+        zero_after_s=resolved.sleep.after_s if resolved.sleep is not None else None,
         manual_replicas=resolved.replicas,
         objectives=Objectives(
             ttft_s=resolved.ttft_s,
@@ -50,7 +51,7 @@ def policy_of(
         max_num_batched_tokens=resolved.max_num_batched_tokens,
         step_time=step_time,
         start_prior_s=start_prior_s,
-        length_prior=_length_priors(resolved),
+        length_prior=length_priors(resolved),
         length_limit={name: float(resolved.max_model_len) for name in (*resolved.class_names, c.CLASS_OTHER)},
         tick_s=tick_s,
     )

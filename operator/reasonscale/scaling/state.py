@@ -47,11 +47,13 @@ class State:
     fleet_time: float = 0.0
     preemptions_per_s: float = 0.0
     preempting_ticks: int = 0  # in a row
+    preempted_at: float | None = None  # the last time that anybody was
     tokens_per_s: float = 0.0
     trend: Trend = field(default_factory=Trend)
     last_need: float = 0.0
     calm_since: float | None = None
     last_down: float | None = None
+    idle_since: float | None = None  # nothing in flight, held or arriving since then; None: not idle, or unknown
     rises: tuple[Rise, ...] = ()
     stuck_since: float | None = None  # more replicas have not helped
 
@@ -109,6 +111,7 @@ def learn(state: State, seen: Observation, policy: Policy) -> State:
         classes=classes,
         steps=observe(state.steps, seen.replicas, dt),
         preemptions_per_s=old_p * state.preemptions_per_s + (1.0 - old_p) * preempted / window,
+        preempted_at=seen.time if preempted > 0 else state.preempted_at,
         preempting_ticks=state.preempting_ticks + 1 if preempted > 0 else 0,
         tokens_per_s=old_t * state.tokens_per_s + (1.0 - old_t) * made / window,
     )

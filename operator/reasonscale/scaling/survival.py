@@ -17,7 +17,7 @@ from math import erfc, exp, log, log1p, sqrt
 from reasonscale.scaling.curve import EDGES, Curve, curve_from
 from reasonscale.scaling.types import N_BINS, NO_BINS, ClassCounts
 
-FRESH_HALF_LIFE_S = 90.0
+FRESH_HALF_LIFE_S = 45.0
 SHORT_HALF_LIFE_S = 400.0
 LONG_HALF_LIFE_S = 1800.0
 PRIOR_SIGMA = 1.0  # spread of log length within a class; R1's whole day has 1.3, its single clients 0.6 to 1.1

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 LOOK_S = 30.0  # how far ahead a forecast is checked
 WINDOW_S = 30.0  # over how long checks are averaged
 LATE_S = 45.0  # a check that nobody looked at in time says nothing
-SURE = 2.0  # standard deviations of a count that are put down to chance
+SURE = 1.0  # standard deviations of a count that are put down to chance
 MOST_LOOKS = 5.0  # an excess is carried on for so many times LOOK_S
 MOST_GROWTH = 2.0
 YOUNG_S = 240.0  # so long after the first look nothing is known well enough for a miss to mean anything

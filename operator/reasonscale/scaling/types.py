@@ -88,7 +88,11 @@ class Observation:
     fleet: Fleet
     classes: Mapping[str, ClassCounts] = field(default_factory=dict)
     replicas: tuple[ReplicaCounts, ...] = ()
-    held_requests: float = 0.0  # waiting at the ingress of a model at zero replicas
+    # Of a model that may sleep, as its ingresses say; None: unknown.
+    held_requests: float | None = None  # waiting for a replica to start
+    ingress_requests: float | None = None  # all that they have, from the first byte to the last
+    draining: Mapping[str, ClassCounts] = field(default_factory=dict)  # of `classes`, what replicas have that go
+    resume_off: bool = False  # lost engines' requests are not handed on for now: too many were lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +109,9 @@ class StepTime:
 class Rates:
     """How fast the number of replicas may move, and what damps it."""
 
-    up_max_factor: float = 2.0  # at most this many times the ready replicas in one decision ...
+    up_max_factor: float = 2.0  # at most this many times the replicas in one decision, ordered ones counted ...
     up_max_step: int = 4  # ... or this many more, whichever is larger
-    down_max_step: int = 1
+    down_max_step: int | None = None  # None: a quarter of those that are spare, one at least
     down_stable_s: float = 120.0  # calm must have held so long before a replica goes
     down_interval_s: float = 30.0  # between two steps down
 
@@ -128,6 +132,7 @@ class Policy:
     mode: Mode = Mode.AUTO
     min_replicas: int = 1
     max_replicas: int = 1
+    zero_after_s: float | None = None  # with min_replicas 0: idle for so long, the last replica goes
     manual_replicas: int | None = None  # spec.replicas, obeyed in Manual and External
     objectives: Objectives = Objectives()
     rates: Rates = Rates()
@@ -161,6 +166,8 @@ class Numbers:
     need_queue: float = 0.0
     waiting: float = 0.0
     preemption_rate: float = 0.0  # per second
+    drain_owed_tokens: float = 0.0  # of owed_tokens, what replicas owe that go
+    drain_expected_s: float | None = None  # until the last of their chains ends; None: nothing drains
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reasonscale.api import constants as c
-from reasonscale.scaling.types import Numbers
+from reasonscale.scaling.types import Fleet, Numbers
 
 
 def count(tokens: float) -> str:
@@ -57,3 +57,26 @@ def why_down(n: Numbers, need: float, calm_s: float) -> str:
 def why_hold(n: Numbers, need: float) -> str:
     """Return the state of things where nothing changes."""
     return f"{count(n.owed_tokens)} tokens owed, {n.inflight_now:.0f} in flight, {need:.1f} replicas needed"
+
+
+def requests(n: float) -> str:
+    """Return a number of requests: 1 request, 50 requests."""
+    return f"{n:.0f} request" + ("" if round(n) == 1 else "s")
+
+
+def why_sleep(idle_s: float) -> str:
+    """Return why the last replica may go."""
+    return f"no request for {seconds(idle_s)}"
+
+
+def why_asleep(known: bool) -> str:
+    """Return the state of things where there is no replica and none is wanted."""
+    if known:
+        return "asleep, nothing is held; the first request wakes it"
+    return "asleep, and nothing is heard of the ingress; the first request wakes it all the same"
+
+
+def why_wake(waiting: float, fleet: Fleet, start_s: float) -> str:
+    """Return why replicas are asked for, or what they are waited for by."""
+    under_way = f"{len(fleet.starting_s)} starting, " if fleet.starting_s else ""
+    return f"{requests(waiting)} held until a replica is ready, {under_way}a replica takes {seconds(start_s)}"

@@ -33,7 +33,9 @@ class Entry:
     ttft_s: float | None = None
     ttfat_s: float | None = None
     e2e_s: float | None = None
+    held_s: float = 0.0  # until a replica was ready, of a model that slept
     resumed: int = 0  # engines that were lost under it
+    moved: int = 0  # replicas that handed it on before they were stopped
     error: str | None = None  # a code, and the field where one is at fault; never what a client wrote
     started_s: float = field(default=0.0, repr=False)  # by the monotonic clock; not logged
 

@@ -1,60 +1,18 @@
-"""Builds the Serve application from its config's `args`. Runs under Ray: the import path of every deployment of ours."""
+"""The import path of the Serve application. It looks at the versions before anything of Ray's and vLLM's insides is imported."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ray import serve
-from ray.serve.llm import LLMConfig, build_llm_deployment
+from reasonscale.serving.runtime import check
 
-from reasonscale.serving.config import INGRESS
-from reasonscale.serving.ingress import make_ingress
-from reasonscale.serving.server import ReasonServer
-
-
-def _llm_config(args: dict[str, Any]) -> LLMConfig:
-    gpus, share = int(args["gpus"]), float(args.get("gpu_share", 1.0))
-    bundles: list[dict[str, float]] = [{"CPU": 1, "GPU": share} for _ in range(gpus)] or [{"CPU": 0.5}]
-    bundles[0] |= args.get("resources", {})  # one of these a pod: an engine has its pods for itself
-    return LLMConfig(
-        model_loading_config={"model_id": args["model_id"], "model_source": args["model_source"]},
-        engine_kwargs=args["engine_kwargs"],
-        placement_group_config={"bundles": bundles},
-        runtime_env={"env_vars": args["env"]},
-        # num_replicas in Serve's config is ignored unless it stands here too, with autoscaling_config None.
-        deployment_config={
-            "autoscaling_config": None,
-            "num_replicas": 1,
-            "ray_actor_options": {"num_cpus": 0.1},
-            "max_ongoing_requests": 100_000,  # the server refuses by what waits, with 429
-            "request_router_config": {
-                "request_router_class": "reasonscale.serving.router:ExpectedWork",
-                "request_routing_stats_period_s": 1.0,
-            },
-        },
-        log_engine_metrics=True,
-    )
+if TYPE_CHECKING:
+    from ray import serve
 
 
 def build(args: dict[str, Any]) -> serve.Application:
-    """Return the application: one ingress before one deployment of engines for each model."""
-    servers = {
-        model["model_id"]: build_llm_deployment(
-            _llm_config(model),
-            deployment_cls=ReasonServer,
-            override_serve_options={"name": model["deployment"]},
-            name_prefix="",
-        )
-        for model in args["models"]
-    }
-    ingress = args["ingress"]
-    deployment = serve.deployment(make_ingress(), name=INGRESS).options(
-        max_ongoing_requests=100_000,
-        num_replicas=1,
-        ray_actor_options={
-            "num_cpus": ingress["num_cpus"],
-            "resources": ingress.get("resources", {}),
-            "runtime_env": {"env_vars": ingress["env"]},
-        },
-    )
-    return deployment.bind(servers)
+    """Return the application; IncompatibleRuntime where the image has a Ray or a vLLM that this code was not made for."""
+    check()
+    from reasonscale.serving.application import build as made
+
+    return made(args)

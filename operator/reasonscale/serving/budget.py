@@ -39,6 +39,7 @@ class Applied:
     cls: str
     label: str  # for the response header: tokens, `off`, `counted:<tokens>` or `native:<effort>`
     most_output: int | None = None  # where the engine can't count a chain: thought and answer together end here
+    shrunk: bool = False  # it named no budget, and the default is a smaller one for now
 
 
 def said(value: Any) -> str:
@@ -128,8 +129,13 @@ def _native(settings: ModelSettings, effort: str | None, explicit: int | None) -
     return "medium" if "medium" in settings.native_efforts else settings.native_efforts[0]
 
 
-def _chosen(settings: ModelSettings, effort: str | None, explicit: int | None, most: int | None) -> int:
-    """Return the thinking tokens of a request that thinks: as asked, else by its effort, else the default; clamped."""
+def _chosen(
+    settings: ModelSettings, effort: str | None, explicit: int | None, most: int | None, default: int | None = None
+) -> int:
+    """Return the thinking tokens of a request that thinks: as asked, else by its effort, else the default; clamped.
+
+    `default`: the default for now, where it is not the resource's.
+    """
     if explicit is not None:
         return _within(settings, settings.budget_max if explicit == -1 else explicit, most)
     if effort == "none" and settings.always:
@@ -137,19 +143,22 @@ def _chosen(settings: ModelSettings, effort: str | None, explicit: int | None, m
         least = [n for n in settings.efforts.values() if isinstance(n, int) and n > 0]
         return _within(settings, min(least, default=settings.budget_default), most)
     wanted = settings.efforts.get(effort) if effort is not None else None
-    return _within(settings, wanted if isinstance(wanted, int) else settings.budget_default, most)
+    if isinstance(wanted, int):
+        return _within(settings, wanted, most)
+    return _within(settings, settings.budget_default if default is None or effort is not None else default, most)
 
 
 def _counted(
     settings: ModelSettings, body: dict[str, Any], effort: str | None, explicit: int | None, most: int | None, headers: Mapping[str, str],
+    default: int | None = None,
 ) -> Applied:  # fmt: skip
     """Return a request to an engine that can't tell a chain from its answer: we count its output instead.
 
     What it may make in all is its budget and the answer's reserve; it ends there as by max_tokens.
     """
-    budget = _chosen(settings, effort, explicit, most)
+    budget, whole = (_chosen(settings, effort, explicit, most, now) for now in (default, None))
     cls = class_of(settings, headers, effort, budget if explicit is not None else None, True)
-    return Applied(body, None, cls, f"counted:{budget}", budget + settings.answer_reserve)
+    return Applied(body, None, cls, f"counted:{budget}", budget + settings.answer_reserve, budget < whole)
 
 
 def check_hidden(settings: ModelSettings, body: Mapping[str, Any], *, chat: bool) -> None:
@@ -171,7 +180,9 @@ def check_hidden(settings: ModelSettings, body: Mapping[str, Any], *, chat: bool
             )
 
 
-def apply_completion(settings: ModelSettings, body: Mapping[str, Any], headers: Mapping[str, str]) -> Applied:
+def apply_completion(
+    settings: ModelSettings, body: Mapping[str, Any], headers: Mapping[str, str], default: int | None = None
+) -> Applied:
     """Return a text completion with its budget applied: the engine counts where the prompt or the output opens a chain."""
     out = dict(body)
     effort, explicit, most = _effort(body), _whole(body, "thinking_token_budget", -1), max_output(body)
@@ -180,15 +191,16 @@ def apply_completion(settings: ModelSettings, body: Mapping[str, Any], headers: 
     if not settings.reasons:
         return Applied(out, None, class_of(settings, headers, None, None, False), "off")
     if not settings.engine_budget:
-        return _counted(settings, out, effort, explicit, most, headers)
-    budget = _chosen(settings, effort, explicit, most)
+        return _counted(settings, out, effort, explicit, most, headers, default)
+    budget, whole = (_chosen(settings, effort, explicit, most, now) for now in (default, None))
     out["thinking_token_budget"] = budget
-    return Applied(
-        out, budget, class_of(settings, headers, effort, None if explicit is None else budget, True), str(budget)
-    )
+    cls = class_of(settings, headers, effort, None if explicit is None else budget, True)
+    return Applied(out, budget, cls, str(budget), shrunk=budget < whole)
 
 
-def apply(settings: ModelSettings, body: Mapping[str, Any], headers: Mapping[str, str]) -> Applied:
+def apply(
+    settings: ModelSettings, body: Mapping[str, Any], headers: Mapping[str, str], default: int | None = None
+) -> Applied:
     """Return a chat request with its budget applied; BadRequest, naming the field, where it asks for what is none."""
     out = dict(body)
     effort, explicit, most = _effort(body), _whole(body, "thinking_token_budget", -1), max_output(body)
@@ -215,9 +227,9 @@ def apply(settings: ModelSettings, body: Mapping[str, Any], headers: Mapping[str
     if settings.switch == Switch.NEVER and kwargs:
         # A parser that is told of no thinking hands the chain on as the answer: shown where hidden, and never counted.
         out["chat_template_kwargs"] = {k: v for k, v in kwargs.items() if k not in _THINKING_KEYS}
-    budget = _chosen(settings, effort, explicit, most)
+    budget, whole = (_chosen(settings, effort, explicit, most, now) for now in (default, None))
     cls = class_of(settings, headers, effort, budget if explicit is not None else None, True)
     if not settings.engine_budget:
-        return _counted(settings, out, effort, explicit, most, headers)
+        return _counted(settings, out, effort, explicit, most, headers, default)
     out["thinking_token_budget"] = budget
-    return Applied(out, budget, cls, str(budget))
+    return Applied(out, budget, cls, str(budget), shrunk=budget < whole)

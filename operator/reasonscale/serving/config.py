@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from reasonscale.api.resolve import Resolved
-from reasonscale.serving.settings import settings_of
+from reasonscale.serving.numbers import numbered
+from reasonscale.serving.settings import LOCAL_START_PRIOR_S, START_PRIOR_S, seats_of, settings_of
 
 IMPORT_PATH: Final = "reasonscale.serving.app:build"
 INGRESS: Final = "Ingress"
@@ -70,8 +71,6 @@ def engine_kwargs(resolved: Resolved) -> dict[str, Any]:
         out["tensor_parallel_size"] = resolved.tensor
     if resolved.pipeline > 1:
         out["pipeline_parallel_size"] = resolved.pipeline
-    if resolved.data > 1:
-        out["data_parallel_size"] = resolved.data
     if resolved.expert > 1:
         out["enable_expert_parallel"] = True
     return out
@@ -97,6 +96,8 @@ def model_args(
         **({"gpu_share": resolved.gpu_share} if gpus and local and resolved.gpu_share < 1.0 else {}),
         "resources": dict(resources or {}),
         "env": {**COMMON_ENV, **here, **env},
+        # Only where it is so: whatever stands here restarts engines when it changes.
+        **({"sleeps": True} if resolved.sleep is not None else {}),
     }
 
 
@@ -107,16 +108,24 @@ def serve_app(
 ) -> dict[str, Any]:  # fmt: skip
     """Return one application of Serve's config.
 
-    `replicas` maps a resource's name to its number. Only `num_replicas` and `user_config` below change in place;
+    `replicas` maps a resource's name to its number. Only numbers (`serving.numbers`) and `user_config` below change in place;
     everything under `args` and `runtime_env` restarts the application's engines. `..._resources`: Ray's own, by which
     a cluster keeps ingress and engines apart.
     """
     env = dict(env or {})
+    start_s = LOCAL_START_PRIOR_S if local else START_PRIOR_S
+    settings = {
+        m.served_name: settings_of(m, ingress_replicas=ingress_replicas, start_s=start_s).to_json() for m in models
+    }
     deployments: list[dict[str, Any]] = [
         {
             "name": deployment_name(m),
-            "num_replicas": replicas[m.name],
-            "user_config": settings_of(m).to_json(),
+            **numbered(replicas[m.name], sleeps=m.sleep is not None),
+            "user_config": settings[m.served_name],
+            # What is beyond the seats waits at the gate of the ingress. The room above is for what goes on here after
+            # its engine was lost, and for two ingresses that fill the same seat; past it Serve holds requests itself
+            # and gives them to whichever replica has room.
+            "max_ongoing_requests": 2 * seats_of(m) + 64,
             # A drain ends by itself with its last request, so that a long cap costs nothing.
             "graceful_shutdown_timeout_s": m.drain_s,
             "graceful_shutdown_wait_loop_s": 1.0,
@@ -130,7 +139,7 @@ def serve_app(
         {
             "name": INGRESS,
             "num_replicas": ingress_replicas,
-            "user_config": {"models": {m.served_name: settings_of(m).to_json() for m in models}},
+            "user_config": {"models": settings, "ingresses": ingress_replicas},
             "graceful_shutdown_timeout_s": max(m.drain_s for m in models),
             "health_check_timeout_s": 120.0,
         }

@@ -80,6 +80,7 @@ class Continuation:
         self.ids: list[int] = []  # made so far, by whichever engine
         self.prompt: int | None = None  # the mark of the prompt that they follow
         self.begun = False  # the client has something of it
+        self.holder: str | None = None  # the replica that has it, as that said itself
         self._sent: dict[str, int] = {}  # characters that the client has, by channel
         self._again: dict[str, int] | None = None  # the same, of what is made again
 
@@ -95,6 +96,7 @@ class Continuation:
 
     def restart(self) -> None:
         """Another engine begins with it."""
+        self.holder = None
         if self.binds is not None:
             self.ids = []
         self._again = {}
@@ -105,7 +107,9 @@ class Continuation:
         if ids:
             self.ids.extend(ids)
         if kind == events.ALIVE:
-            mark = text.get("prompt") if isinstance(text, Mapping) else None
+            told = text if isinstance(text, Mapping) else {}
+            self.holder = told.get("replica") or self.holder
+            mark = told.get("prompt")
             if mark is not None:
                 if self.prompt is not None and self.prompt != mark:
                     raise NotTheSame

@@ -41,6 +41,8 @@ class Asked:
     fresh: list[int] = field(default_factory=list)  # tokens that it was not told of yet
     mark: int | None = None  # of its prompt; not told yet
     arriving: bool = True  # not in the ledger yet: its prompt is being made
+    ingress: str = ""  # which sent it
+    sequences: int = 0  # choices of all its prompts that have begun
 
     @classmethod
     def of(cls, headers: Mapping[str, str]) -> Asked:
@@ -49,7 +51,7 @@ class Asked:
         return cls(
             headers.get(c.HEADER_CLASS, c.CLASS_MEDIUM), max(1, int(most)) if most.isdigit() else None,
             int(created) if created.isdigit() else None, unpacked(made) if made else [],
-            c.HEADER_BY_TOKEN in headers, c.HEADER_KEEP in headers,
+            c.HEADER_BY_TOKEN in headers, c.HEADER_KEEP in headers, ingress=headers.get(c.HEADER_INGRESS, ""),
         )  # fmt: skip
 
 
@@ -95,6 +97,7 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
         self._whole: set[str] = set()  # requests whose output comes at once: read from the engine's own state
         self._asked: dict[str, Asked] = {}  # by the id that a request came with
         self.hang_s = 60.0
+        self.replica = ""  # the id of the replica that it is in
         self._results: OrderedDict[str, Result] = OrderedDict()
 
     def _start_async_llm_engine(self, vllm_engine_args: Any, vllm_engine_config: Any, placement_group: Any) -> Any:
@@ -162,6 +165,7 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
         rid, ledger = request_id, self.ledger
         asked = self._asked_of(rid)
         asked.arriving = False
+        asked.sequences += sampling_params.n or 1
         prompt_ids = (
             prompt.get("prompt_token_ids") if isinstance(prompt, dict) else getattr(prompt, "prompt_token_ids", None)
         )
@@ -284,6 +288,13 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
                 self._keep(rid, new)
                 self.ledger.progress(rid, tracker.generated, tracker.reasoning_tokens, tracker.answering)
 
+    def by_ingress(self) -> dict[str, int]:
+        """Return the sequences that are here, by the ingress that sent them."""
+        found: dict[str, int] = {}
+        for asked in self._asked.values():
+            found[asked.ingress] = found.get(asked.ingress, 0) + max(1, asked.sequences)
+        return found
+
     def retry_after_s(self) -> int:
         """Return when a place should be free: what waits at the rate of late, between 1 and 60 s."""
         rate = self.ledger.ends_per_s(time.time())
@@ -299,7 +310,9 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
         return self._alive(asked)
 
     def check_moving(self, now: float) -> None:
-        """Raise EngineLost where requests are in the engine and it has made no step for `hang_s`."""
+        """Raise EngineLost where the engine is dead, or has requests and has made no step for `hang_s`."""
+        if self._engine_client.errored:
+            raise EngineLost("the engine died")
         if not self.ledger.rows or self._moved[0] != self.sums.told:
             self._moved = (self.sums.told, now)
         elif now - self._moved[1] > self.hang_s:
@@ -329,7 +342,7 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
         asked = self._asked[plain] = Asked.of(headers)
         rid = prefix + plain
         try:
-            yield (events.ALIVE, {}, [], ())
+            yield (events.ALIVE, {"replica": self.replica}, [], ())
             async with aclosing(stream):
                 async for item in stream:
                     if self._dead(item):
@@ -353,8 +366,11 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
                         }
                         return
             yield (events.COUNTS, self._counts(rid), [], ())
-        except EngineDeadError:
-            raise EngineLost("the engine died") from None
+        except Exception as error:
+            # What a dead engine's client raises is not always its own word for it: a closed socket's, for one.
+            if isinstance(error, EngineDeadError) or self._engine_client.errored:
+                raise EngineLost("the engine died") from None
+            raise
         finally:
             self._asked.pop(plain, None)
             self._counts(rid)  # an aborted request's are nobody's

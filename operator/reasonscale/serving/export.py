@@ -18,8 +18,8 @@ from reasonscale.serving.steps import StepSums
 
 _MODEL, _CLS, _BIN, _PHASE = c.LABEL_METRIC_MODEL, c.LABEL_METRIC_CLASS, c.LABEL_METRIC_BIN, c.LABEL_METRIC_PHASE
 _EDGES: Final = tuple(str(edge) for edge in c.TOKEN_BINS)
-# What has no bin always has room: 7 series of each class, 9 of the replica.
-_MAX_BIN_SERIES: Final = c.MAX_SERIES_PER_REPLICA - 7 * c.MAX_CLASSES - 9
+# What has no bin always has room: 7 series of each class, 10 of the replica.
+_MAX_BIN_SERIES: Final = c.MAX_SERIES_PER_REPLICA - 7 * c.MAX_CLASSES - 10
 log = logging.getLogger("ray.serve")
 
 
@@ -77,7 +77,9 @@ class Exporter:
                 self._count(c.M_REACHED, totals.reached[j], **{_CLS: cls, _BIN: edge})
                 self._count(c.M_ENDED, totals.ended[j], **{_CLS: cls, _BIN: edge})
 
-    def write(self, ledger: Ledger, sums: StepSums, capacity_tokens: float, now: float) -> None:
+    def write(
+        self, ledger: Ledger, sums: StepSums, capacity_tokens: float, now: float, *, draining: bool = False
+    ) -> None:
         """Write everything once."""
         for cls, current in ledger.now().items():
             totals = ledger.totals[cls]
@@ -93,6 +95,7 @@ class Exporter:
             self._count(c.M_REASONING_TOKENS, totals.reasoning_tokens, **tags)
             self._count(c.M_ANSWER_TOKENS, totals.answer_tokens, **tags)
             self._count(c.M_BUDGET_EXHAUSTED, totals.budget_exhausted, **tags)
+        self._gauge(c.M_DRAINING, float(draining))
         self._gauge(c.M_KV_CAPACITY, capacity_tokens)
         self._gauge(c.M_KV_USED, sums.kv_usage * capacity_tokens)
         self._count(c.M_PREEMPTIONS, sums.preemptions)

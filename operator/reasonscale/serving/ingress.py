@@ -6,56 +6,38 @@ import asyncio
 import logging
 import time
 import uuid
-from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request
-from pydantic import ValidationError
 from ray import serve
-from ray.llm._internal.serve.core.configs.openai_api_models import ChatCompletionRequest, CompletionRequest
-from ray.llm._internal.serve.core.ingress.utils import _sanitize_chat_completion_request
-from ray.llm._internal.serve.core.protocol import RawRequestInfo
 from ray.util.metrics import Counter, Histogram
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from vllm.exceptions import VLLMClientError
 
 from reasonscale.api import constants as c
 from reasonscale.serving import events, loopback
 from reasonscale.serving.access_log import AccessLog, Entry
-from reasonscale.serving.budget import BadRequest
-from reasonscale.serving.continuation import Continuation, packed, what_binds
+from reasonscale.serving.budget import BadRequest, max_output
+from reasonscale.serving.entrance import Entrance, Told
 from reasonscale.serving.errors import GaveUp, error_body
-from reasonscale.serving.limits import InFlight
-from reasonscale.serving.reading import govern, model_of, read_body, request_id, session_of
-from reasonscale.serving.router import LOADS, PLACED
+from reasonscale.serving.gate import Refusal, Ticket
+from reasonscale.serving.hold import NotHeld
+from reasonscale.serving.holds import Holds
+from reasonscale.serving.passage import Call, Passages
+from reasonscale.serving.reading import govern, known_by, model_of, read_body, request_id, sequences_of, session_of
+from reasonscale.serving.router import LOADS
 from reasonscale.serving.settings import ModelSettings
 from reasonscale.serving.stream import error_of, relay
-from reasonscale.serving.takeover import Deaths, Takeover
+from reasonscale.serving.typed import typed_request
 
 _SECONDS = [0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300, 600, 1800]
 _TPOT = [0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1]
-_OUTCOME = c.LABEL_METRIC_OUTCOME
 _MODEL, _CLS, _REASON = c.LABEL_METRIC_MODEL, c.LABEL_METRIC_CLASS, c.LABEL_METRIC_REASON
 _CLIENT_GONE = 499
 _ALIVE = (events.OTHER, "")
 _SERVED = "POST /v1/chat/completions, POST /v1/completions and GET /v1/models"
 log = logging.getLogger("ray.serve")
-
-
-@dataclass(slots=True)
-class Call:
-    """One request from its first byte to its line in the log."""
-
-    entry: Entry
-    headers: dict[str, str]
-    place: InFlight | None = None
-    session: str | None = None
-    prompt_tokens: int = 0  # about so many
-    takeover: Takeover | None = None
-    unique: str = ""
-    settled: bool = False
 
 
 class _Stream(StreamingResponse):  # type: ignore[misc]
@@ -80,21 +62,35 @@ class Ingress:
     def __init__(self, servers: dict[str, Any]) -> None:
         self._handles = {name: handle.options(stream=True) for name, handle in servers.items()}
         self._settings: dict[str, ModelSettings] = {}
-        self._held: dict[str, InFlight] = {}
+        self._holds = Holds(self._handles)
+        self._me = uuid.uuid4().hex[:8]
+        self._gates: dict[str, Entrance] = {}
+        self._told = Told()
         self._created = int(time.time())
         self._log = AccessLog()
         self._times = {
             name: Histogram(name, description=name, boundaries=bounds, tag_keys=(_MODEL, _CLS))
             for name, bounds in ((c.M_TTFT, _SECONDS), (c.M_TTFAT, _SECONDS), (c.M_TPOT, _TPOT), (c.M_E2E, _SECONDS))
         }
-        self._deaths: dict[str, Deaths] = {}
-        self._resumes = Counter(c.M_RESUMES, description=c.M_RESUMES, tag_keys=(_MODEL, _OUTCOME))
-        self._pause = Histogram(c.M_RESUME_PAUSE, description=c.M_RESUME_PAUSE, boundaries=_SECONDS, tag_keys=(_MODEL,))
+        self._passages = Passages(self._handles, self._me)
         self._rejected = Counter(c.M_REJECTED, description=c.M_REJECTED, tag_keys=(_MODEL, _REASON))
 
-    def reconfigure(self, user_config: dict[str, Any]) -> None:
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take new budgets, classes and limits; no engine restarts."""
         self._settings = {name: ModelSettings.from_json(data) for name, data in user_config["models"].items()}
+        self._holds.configure(self._settings)
+        self._passages.share(user_config.get("ingresses", 1) > 1)
+
+    def _gate(self, settings: ModelSettings) -> Entrance:
+        name, gate = self._handles[settings.model].deployment_name, self._gates.get(settings.model)
+        if gate is None:
+
+            def takes(seats: int) -> Any:
+                return LOADS[name].takes(seats, self._me) if name in LOADS else None
+
+            gate = self._gates[settings.model] = Entrance(settings, takes, self._told)
+        gate.rule(settings)
+        return gate
 
     async def answer(self, request: Request, chat: bool) -> Response:
         """Answer a chat completion (or a completion), streamed or not."""
@@ -105,19 +101,29 @@ class Ingress:
         # Serve's proxy answers with the id that it was given or made; ours beside it would come out twice.
         call = Call(entry, {} if given == rid else {c.HEADER_REQUEST_ID: rid})
         try:
-            body = await read_body(request.headers.get("content-length"), request.stream())
+            body, call.size_bytes = await read_body(request.headers.get("content-length"), request.stream())
             settings = model_of(self._settings, body.get("model"))
             entry.model = settings.model
-            applied = govern(settings, body, dict(request.headers), chat=chat)
+            gate = self._gate(settings)
+            applied = govern(settings, body, dict(request.headers), chat=chat, default=gate.budget_default)
             entry.cls, entry.budget = applied.cls, applied.label
             call.session = session_of(body, dict(request.headers))
             call.prompt_tokens = _about(request.headers.get("content-length"))
             call.headers |= {c.HEADER_BUDGET: applied.label, c.HEADER_CLASS: applied.cls}
-            typed = _typed(applied.body, rid, chat)
+            if applied.shrunk:
+                call.headers |= gate.note_shrunk()
+            typed = typed_request(applied.body, rid, chat)
             entry.streamed = bool(typed.stream)
+            most = min((n for n in (max_output(body), applied.most_output) if n is not None), default=None)
+            call.ticket = Ticket(entry.cls, prompt_tokens=call.prompt_tokens, most=most, seats=sequences_of(body))
+            call.known_by = lambda: known_by(body)
             return await self._run(settings, typed, call, chat, applied.most_output)
         except BadRequest as error:
             return self._refuse(call, error.status, str(error), error.param, error.code)
+        except NotHeld as error:
+            self._rejected.inc(tags={_MODEL: entry.model, _REASON: error.code})
+            call.headers["retry-after"] = str(error.retry_after_s)
+            return self._refuse(call, 503, str(error), None, error.code)
         except (asyncio.CancelledError, ClientDisconnect):
             self._settle(call, _CLIENT_GONE, {})
             raise
@@ -128,11 +134,13 @@ class Ingress:
     async def _run(
         self, settings: ModelSettings, typed: Any, call: Call, chat: bool, most_output: int | None
     ) -> Response:
-        held = self._held.setdefault(settings.model, InFlight())
-        if not held.take(settings.max_in_flight):
-            return self._overloaded(call, held.held, held.retry_after_s(time.monotonic()))
-        call.place = held
-        call.takeover = self._takeover(settings, typed, call, chat, most_output)
+        assert call.ticket is not None
+        call.leave = await self._holds.enter(settings.model, call.size_bytes)
+        call.ticket.accepted = call.leave is not None and call.leave.held_s > 0.0
+        refusal = await self._gate(settings).enter(call.ticket, call.known_by)
+        if refusal is not None:
+            return self._overloaded(call, refusal)
+        call.takeover = self._passages.of(settings, typed, call, chat, most_output)
         pieces = call.takeover.pieces()
         try:
             while (first := await anext(pieces, None)) == _ALIVE:
@@ -140,6 +148,8 @@ class Ingress:
         except BaseException:
             await pieces.aclose()
             raise
+        if call.leave is not None:
+            call.leave.begun()
         if isinstance(first, tuple) and first[0] != events.ERROR:
             return self._streamed(first, pieces, call)
         await pieces.aclose()
@@ -149,7 +159,7 @@ class Ingress:
             status, message = error_of(first[1])
             return self._engine_error(call, status, message, None)
         if "refused" in first:
-            return self._overloaded(call, first["waiting"], first["refused"])
+            return self._overloaded(call, Refusal(first["refused"], first["waiting"], full=True))
         if "error" in first:
             error = first["error"]
             code = error.get("code")
@@ -157,48 +167,6 @@ class Ingress:
             return self._engine_error(call, status, str(error.get("message") or ""), error.get("param"))
         self._settle(call, 200, first["counts"])
         return JSONResponse(first["response"], headers=call.headers)
-
-    def _takeover(
-        self, settings: ModelSettings, typed: Any, call: Call, chat: bool, most_output: int | None
-    ) -> Takeover:
-        """Return a request's way through one engine, or several."""
-        entry, model = call.entry, settings.model
-        kept = Continuation(what_binds(typed))
-        unique = f"{entry.id}.{uuid.uuid4().hex[:8]}"
-        told = {
-            c.HEADER_UNIQUE_ID: unique, c.HEADER_CLASS: entry.cls, c.HEADER_CREATED: str(int(entry.time)),
-            c.HEADER_PROMPT_TOKENS: str(call.prompt_tokens),
-        }  # fmt: skip
-        if most_output is not None:
-            told[c.HEADER_MOST_OUTPUT] = str(most_output)
-        if call.session is not None:
-            told[c.HEADER_SESSION] = call.session
-        if kept.binds is None:
-            told[c.HEADER_KEEP] = "1"
-        if getattr(typed, "tools", None):
-            told[c.HEADER_BY_TOKEN] = "1"
-        handle, deaths = self._handles[model], self._deaths.setdefault(model, Deaths())
-
-        def open_stream() -> Any:
-            again = {c.HEADER_AGAIN: str(taken.times)} if taken.times else {}
-            made = {c.HEADER_MADE: packed(kept.kept)} if kept.kept else {}
-            info = RawRequestInfo(headers=told | again | made)
-            return (handle.chat if chat else handle.completions).remote(typed, info)
-
-        def avoid(replica: str) -> None:
-            LOADS[handle.deployment_name].avoid(replica, 10 * settings.hang_s)
-
-        def resumed(pause_s: float) -> None:
-            entry.resumed = taken.times
-            self._resumes.inc(tags={_MODEL: model, _OUTCOME: "resumed"})
-            self._pause.observe(pause_s, tags={_MODEL: model})
-
-        taken = Takeover(
-            kept, entry.started_s, deaths, hang_s=settings.hang_s, attempts=settings.attempts, open_stream=open_stream,
-            placed=lambda: PLACED.get(unique), avoid=avoid, resumed=resumed,
-        )  # fmt: skip
-        call.unique = unique
-        return taken
 
     def _streamed(self, first: Any, pieces: Any, call: Call) -> Response:
         rid = call.entry.id
@@ -214,12 +182,14 @@ class Ingress:
         response.over = lambda: self._settle(call, _CLIENT_GONE, {})
         return response
 
-    def _overloaded(self, call: Call, held: int, retry_after_s: int) -> Response:
-        tags = {_MODEL: call.entry.model, _REASON: "queue_full"}
-        self._rejected.inc(tags=tags)
-        call.headers["retry-after"] = str(retry_after_s)
-        message = f"{held} requests are held or wait already; come back in {retry_after_s} s"
-        return self._refuse(call, 429, message, None, "queue_full")
+    def _overloaded(self, call: Call, refusal: Refusal) -> Response:
+        code = "queue_full" if refusal.full else "overloaded"
+        self._rejected.inc(tags={_MODEL: call.entry.model, _REASON: code})
+        call.headers["retry-after"] = str(refusal.retry_after_s)
+        longest = self._gates[call.entry.model].settings.max_queue_s
+        why = "are held or wait already" if refusal.full else f"run or wait, and one more would wait over {longest:g} s"
+        message = f"{refusal.held} requests {why}; come back in {refusal.retry_after_s} s"
+        return self._refuse(call, 429, message, None, code)
 
     def _engine_error(self, call: Call, status: int, message: str, param: str | None) -> Response:
         if status >= 500:
@@ -242,17 +212,17 @@ class Ingress:
         if call.settled:
             return
         call.settled = True
-        PLACED.pop(call.unique, None)
-        if call.takeover is not None and call.takeover.times:
-            call.entry.resumed = call.takeover.times
-            if status not in (200, _CLIENT_GONE):
-                self._resumes.inc(tags={_MODEL: call.entry.model, _OUTCOME: call.entry.error or "failed"})
+        self._passages.over(call, given_up=status not in (200, _CLIENT_GONE))
         now, entry = time.monotonic(), call.entry
-        if call.place is not None:
-            call.place.give(now)
+        if call.leave is not None:
+            entry.held_s = round(call.leave.held_s, 4)
+            call.leave.over()
         entry.status, entry.e2e_s = status, round(now - entry.started_s, 4)
         for name, value in counts.items():
             setattr(entry, name, value)
+        if call.ticket is not None:
+            made = entry.reasoning_tokens + entry.answer_tokens if status == 200 else None
+            self._gates[entry.model].leave(call.ticket, made)
         self._log.write(entry)
         if status == 200:
             self._observe(entry, entry.e2e_s)
@@ -277,28 +247,6 @@ class Ingress:
         length = model_of(self._settings, name).max_model_len
         common = {"object": "model", "created": self._created, "owned_by": "reasonscale"}
         return {"id": name, **common, "max_model_len": length}
-
-
-def _typed(body: dict[str, Any], rid: str, chat: bool) -> Any:
-    """Return a request as the engine takes it; BadRequest with the field of the first thing that is wrong."""
-    kind = ChatCompletionRequest if chat else CompletionRequest
-    try:
-        request = kind.model_validate(body | {"request_id": rid})
-        return _sanitize_chat_completion_request(request) if chat else request
-    except ValidationError as error:
-        first = error.errors()[0]
-        # Names of a union's arms stand between the fields; they are pydantic's, not the client's.
-        parts = [str(p) for p in first["loc"] if isinstance(p, int) or str(p) in body or str(p).islower()]
-        where = ".".join(parts) or None
-        raise BadRequest(f"{where or 'the body'}: {first['msg']}", where) from None
-    except VLLMClientError as error:
-        field = getattr(error, "parameter", None)
-        raise BadRequest(str(error), field if isinstance(field, str) else None) from None
-    except ValueError as error:
-        raise BadRequest(str(error)) from None
-    except (TypeError, AttributeError, KeyError):
-        # vLLM's checks run before the types are known: `messages: null` breaks one of them.
-        raise BadRequest("a field has a type that it cannot have; see OpenAI's reference for the right ones") from None
 
 
 def _about(length: str | None) -> int:

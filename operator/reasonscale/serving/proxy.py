@@ -1,14 +1,18 @@
-"""What runs in Serve's HTTP proxy, before the ingress: a request has one id, and it is well-formed.
+"""What runs in Serve's HTTP proxy, before the ingress: a request has one id, and every answer comes to an end.
 
-Serve's own middleware takes any `x-request-id` and answers with it; ours stands before it. Serve loads it by
+Serve's own middleware takes any `x-request-id` and answers with it; ours stands before it. Where an ingress dies, Serve
+closes its clients' connections without a word; ours says what happened. Serve loads it by
 `RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`; without it all works, and a malformed id is answered with two.
 """
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from reasonscale.api.constants import HEADER_REQUEST_ID
+from reasonscale.serving import events
+from reasonscale.serving.errors import error_body
 from reasonscale.serving.reading import request_id
 
 IMPORT_PATH = "reasonscale.serving.proxy:middlewares"
@@ -30,8 +34,53 @@ class RequestIds:
         await self._app(scope, receive, send)
 
 
+_LOST = error_body(503, "what answered this request was lost; send it again", code="ingress_lost")
+
+
+class WholeAnswers:
+    """Ends in words an answer that Serve left without one: the ingress that gave it was lost."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = ended = events_come = gone = False
+
+        async def heard() -> Any:
+            nonlocal gone
+            message = await receive()
+            gone = gone or message["type"] == "http.disconnect"
+            return message
+
+        async def told(message: Any) -> None:
+            nonlocal started, ended, events_come
+            if message["type"] == "http.response.start":
+                started = True
+                kinds = [value for name, value in message.get("headers", ()) if name.lower() == b"content-type"]
+                events_come = any(kind.startswith(b"text/event-stream") for kind in kinds)
+            elif message["type"] == "http.response.body":
+                ended = not message.get("more_body", False)
+            await send(message)
+
+        await self._app(scope, heard, told)
+        if ended or gone:
+            return
+        if not started:
+            body = json.dumps(_LOST).encode()
+            headers = [(b"content-type", b"application/json"), (b"retry-after", b"1")]
+            await send({"type": "http.response.start", "status": 503, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+        elif events_come:
+            # The event that was cut may lack its end: a blank line ends it, and clients pass over what is no event.
+            body = f"\n\n{events.event_of(_LOST)}{events.DONE}".encode()
+            await send({"type": "http.response.body", "body": body})
+
+
 def middlewares() -> list[Any]:
     """Return what Serve wraps around its proxy."""
     from starlette.middleware import Middleware
 
-    return [Middleware(RequestIds)]
+    return [Middleware(WholeAnswers), Middleware(RequestIds)]

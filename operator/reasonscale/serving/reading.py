@@ -48,8 +48,8 @@ def parse_body(raw: bytes) -> dict[str, Any]:
     return body
 
 
-async def read_body(declared: str | None, chunks: AsyncIterator[bytes]) -> dict[str, Any]:
-    """Return a body's object; BadRequest (413) as soon as it is too large, whether its length was declared or not."""
+async def read_body(declared: str | None, chunks: AsyncIterator[bytes]) -> tuple[dict[str, Any], int]:
+    """Return a body's object and its bytes; BadRequest (413) as soon as it is too large, whether its length was declared or not."""
     too_large = BadRequest(f"the body exceeds {MAX_BODY_BYTES} bytes", status=413, code="body_too_large")
     if declared and declared.isdigit() and int(declared[:20]) > MAX_BODY_BYTES:
         raise too_large
@@ -58,7 +58,7 @@ async def read_body(declared: str | None, chunks: AsyncIterator[bytes]) -> dict[
         raw += chunk
         if len(raw) > MAX_BODY_BYTES:
             raise too_large
-    return parse_body(bytes(raw))
+    return parse_body(bytes(raw)), len(raw)
 
 
 def model_of(models: Mapping[str, ModelSettings], name: object) -> ModelSettings:
@@ -105,9 +105,32 @@ def _digest(*parts: str) -> str:
     return hashlib.blake2b("\0".join(parts).encode(errors="replace"), digest_size=12).hexdigest()
 
 
-def govern(settings: ModelSettings, body: Mapping[str, Any], headers: Mapping[str, str], *, chat: bool) -> Applied:
-    """Return a request with its budget and class; BadRequest for what no engine needs to see."""
+def known_by(body: Mapping[str, Any]) -> str:
+    """Return what a request is known by when its client sends it again."""
+    asked = {name: body.get(name) for name in ("messages", "prompt", "tools", "user", "prompt_cache_key")}
+    return _digest("again", json.dumps(asked, sort_keys=True, ensure_ascii=True))
+
+
+def sequences_of(body: Mapping[str, Any]) -> int:
+    """Return how many sequences a request is: its choices, for each of its prompts."""
+    prompt, n = body.get("prompt"), body.get("n")
+    prompts = len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
+    return prompts * (n if isinstance(n, int) and n > 1 else 1)
+
+
+def govern(
+    settings: ModelSettings,
+    body: Mapping[str, Any],
+    headers: Mapping[str, str],
+    *,
+    chat: bool,
+    default: int | None = None,
+) -> Applied:
+    """Return a request with its budget and class; BadRequest for what no engine needs to see.
+
+    `default`: the default budget for now, where it is not the resource's.
+    """
     _check_content(body, chat=chat)
     _check_numbers(body)
     check_hidden(settings, body, chat=chat)
-    return (apply if chat else apply_completion)(settings, body, headers)
+    return (apply if chat else apply_completion)(settings, body, headers, default)

@@ -43,17 +43,27 @@ class Replay:
         self._text = IncrementalDetokenizer.from_new_request(tokenizer if params.detokenize else None, seen)
         self._ids: list[int] = []
 
-    def output(self, ids: Sequence[int], finish: str | None, reason: int | str | None) -> tuple[RequestOutput, bool]:
-        """Return the next output, and whether it is the last: a stop string may end it before its engine does."""
-        stop = self._text.update(list(ids), finish == "stop" and isinstance(reason, int | None))
-        if stop is not None:
-            finish, reason = "stop", stop
+    def output(
+        self, ids: Sequence[int], finish: str | None, reason: int | str | None
+    ) -> tuple[RequestOutput, list[int]]:
+        """Return the next output and its tokens; it is the last where it is finished.
+
+        A stop string may end it before its engine does, and within what came at once: an engine hands over several
+        tokens together where its reader is slow, and what lies behind the stop was never asked for.
+        """
+        taken = list(ids)
+        ends = finish == "stop" and isinstance(reason, int | None)
+        for i, token in enumerate(taken):
+            stop = self._text.update([token], ends and i + 1 == len(taken))
+            if stop is not None:
+                finish, reason, taken = "stop", stop, taken[: i + 1]
+                break
         text = self._text.get_next_output_text(finish is not None, self._delta)
-        self._ids.extend(ids)
+        self._ids.extend(taken)
         made = CompletionOutput(
-            0, text, list(ids) if self._delta else list(self._ids), None, None, finish_reason=finish, stop_reason=reason
+            0, text, taken if self._delta else list(self._ids), None, None, finish_reason=finish, stop_reason=reason
         )
-        return RequestOutput(self._rid, None, self._prompt, None, [made], finish is not None), finish is not None
+        return RequestOutput(self._rid, None, self._prompt, None, [made], finish is not None), taken
 
 
 async def go_on(
@@ -75,7 +85,8 @@ async def go_on(
     for at in range(0, len(made), step):
         piece = made[at : at + step]
         last = at + step >= len(made)
-        output, ended = replay.output(piece, over if last else None, None)
+        output, _ = replay.output(piece, over if last else None, None)
+        ended = output.finished
         if ended:
             on_tokens((), over or "stop")
         if delta or ended:
@@ -92,9 +103,10 @@ async def go_on(
     async with aclosing(generate(whole, rest, rid, **kwargs)) as stream:
         async for found in stream:
             for part in found.outputs:
-                output, ended = replay.output(part.token_ids, part.finish_reason, part.stop_reason)
+                output, taken = replay.output(part.token_ids, part.finish_reason, part.stop_reason)
+                ended = output.finished
                 output.num_cached_tokens = found.num_cached_tokens
-                on_tokens(part.token_ids, output.outputs[0].finish_reason)
+                on_tokens(taken, output.outputs[0].finish_reason)
                 if delta or ended:
                     yield output
                 if ended:

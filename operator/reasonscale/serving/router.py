@@ -14,6 +14,7 @@ from reasonscale.serving.routing import Loads
 # The router runs in a thread of its own; the ingress in the same process reads by whole assignments alone.
 LOADS: dict[str, Loads] = {}  # by deployment
 PLACED: OrderedDict[str, tuple[str, float]] = OrderedDict()  # a request's unique id -> its replica, and since when
+READY: dict[str, int] = {}  # replicas that take requests, by deployment
 _PLACED_MOST = 100_000
 
 
@@ -35,15 +36,24 @@ class ExpectedWork(RequestRouter):  # type: ignore[misc]
     def initialize_state(self, **kwargs: Any) -> None:
         self._loads = LOADS.setdefault(self._deployment_id.name, Loads())
 
+    def update_replicas(self, replicas: list[RunningReplica]) -> None:
+        """Take the replicas that there are, and their reports: also where no request comes, so that the gate sees room."""
+        super().update_replicas(replicas)
+        READY[self._deployment_id.name] = len(self._heard(replicas))
+
+    def _heard(self, replicas: list[RunningReplica]) -> dict[str, RunningReplica]:
+        by_name = {replica.replica_id.unique_id: replica for replica in replicas}
+        self._loads.keep(by_name)
+        for name, replica in by_name.items():
+            self._loads.report(name, replica.routing_stats or {})
+        return by_name
+
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
         if pending_request is not None:
             pending_request.routing_context.should_backoff = True  # all are tried; the next round waits
-        by_name = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
-        self._loads.keep(by_name)
-        for name, replica in by_name.items():
-            self._loads.report(name, replica.routing_stats or {})
+        by_name = self._heard(candidate_replicas)
         told = _told(pending_request)
         order = self._loads.order(by_name, told.get(c.HEADER_SESSION))
         if order:

@@ -16,17 +16,12 @@ from typing import Any, Final
 PREFILL_WEIGHT: Final = 5.0
 TOKENS_TO_COME: Final = 2000.0
 # Keys of what a replica reports.
-KV_TOKENS, KV_CAPACITY, WAITING_PROMPT, REQUESTS, AT, PREEMPTED = (
-    "kv",
-    "capacity",
-    "prompt",
-    "requests",
-    "at",
-    "preempted",
-)
+KV_TOKENS, KV_CAPACITY, WAITING_PROMPT, REQUESTS = "kv", "capacity", "prompt", "requests"
+AT, PREEMPTED, BY = "at", "preempted", "by"  # BY: sequences by the ingress that sent them
 STALE_S: Final = 15.0  # a replica that reported nothing for so long is taken last
 FULL: Final = 0.95  # of its KV cache: filled no further while others have room
 SESSIONS: Final = 10_000
+LEFT: Final = 1_000  # replicas that went, remembered
 STAY: Final = 1.25  # a session stays where its replica has at most so much more work than the least
 STAY_TOKENS: Final = 4000.0
 
@@ -40,6 +35,15 @@ class Seen:
     sent: list[tuple[float, float]] = field(default_factory=list)  # what was sent since: when, and its prompt's tokens
 
 
+@dataclass(frozen=True, slots=True)
+class Takes:
+    """What the replicas take of one ingress, in sequences."""
+
+    in_all: int
+    mine: int  # that they hold of it, as they reported
+    oldest_s: float  # age of the oldest report
+
+
 class Loads:
     """What the router of one ingress knows of a model's replicas. Between reports it adds what it sent itself."""
 
@@ -47,6 +51,7 @@ class Loads:
         self._clock = clock
         self._seen: dict[str, Seen] = {}
         self._avoid: dict[str, float] = {}
+        self._left: OrderedDict[str, float] = OrderedDict()  # replicas that Serve sends nothing to any more, since when
         self._sessions: OrderedDict[str, str] = OrderedDict()
 
     def report(self, replica: str, stats: Mapping[str, Any]) -> None:
@@ -64,11 +69,31 @@ class Loads:
         there = set(replicas)
         for gone in self._seen.keys() - there:
             del self._seen[gone]
+            self._left.setdefault(gone, self._clock())
         for gone in self._avoid.keys() - there:
             del self._avoid[gone]
+        for back in self._left.keys() & there:
+            del self._left[back]
+        while len(self._left) > LEFT:
+            self._left.popitem(last=False)
+
+    def left_for_s(self, replica: str) -> float:
+        """Return for how long a replica has been told to go; 0 for one that stays."""
+        since = self._left.get(replica)
+        return 0.0 if since is None else self._clock() - since
+
+    def room(self, tokens: int) -> bool:
+        """Tell whether a replica's KV cache has room for so many tokens, as far as it is known."""
+        known = [seen for name, seen in list(self._seen.items()) if not self._avoided(name)]
+        return not known or any(
+            not seen.report.get(KV_CAPACITY)  # it has just come
+            or float(seen.report.get(KV_TOKENS, 0.0)) + sum(sent for _, sent in list(seen.sent)) + tokens
+            <= FULL * float(seen.report[KV_CAPACITY])
+            for seen in known
+        )
 
     def avoid(self, replica: str, for_s: float) -> None:
-        """Take a replica last for a while: it hangs, or is to be emptied."""
+        """Send nothing to a replica for a while where another is there: it was lost, it hangs, or it is to be emptied."""
         self._avoid[replica] = self._clock() + for_s
 
     def sent(self, replica: str, prompt_tokens: float, session: str | None = None) -> None:
@@ -88,23 +113,45 @@ class Loads:
         prompt += sum(tokens for _, tokens in seen.sent)
         return kv + PREFILL_WEIGHT * prompt + TOKENS_TO_COME * requests
 
+    def _avoided(self, replica: str) -> bool:
+        return self._avoid.get(replica, 0.0) > self._clock()
+
     def _late(self, replica: str) -> int:
         """Return 0 for a replica to send to, more for those that are taken only when no other is there."""
         now = self._clock()
-        if self._avoid.get(replica, 0.0) > now:
-            return 3
         seen = self._seen.get(replica)
         if seen is None or not seen.report:
             return 0  # it has just come: nothing is known because nothing has run
         if now - seen.at_s > STALE_S:
             return 2
-        capacity = float(seen.report.get(KV_CAPACITY, 0.0))
-        full = capacity > 0 and float(seen.report.get(KV_TOKENS, 0.0)) >= FULL * capacity
+        capacity, prompts = float(seen.report.get(KV_CAPACITY, 0.0)), float(seen.report.get(WAITING_PROMPT, 0.0))
+        full = capacity > 0 and float(seen.report.get(KV_TOKENS, 0.0)) + prompts >= FULL * capacity
         return 1 if full or seen.report.get(PREEMPTED) else 0
 
+    def takes(self, seats: int, ingress: str) -> Takes | None:
+        """Return what the replicas take of one ingress in all, at so many sequences each; None where none is known.
+
+        A replica that is full by its KV cache, preempts, hangs or is to be emptied keeps what it has and gets no more.
+        """
+        in_all, mine, oldest_s = 0, 0, 0.0
+        seen = list(self._seen.items())  # the router's thread adds to it
+        for replica, known in seen:
+            by = known.report.get(BY) or {}
+            own = int(by.get(ingress, 0))
+            shut = self._late(replica) or self._avoided(replica)
+            in_all += own if shut else max(0, seats - sum(by.values()) + own)
+            mine += own
+            oldest_s = max(oldest_s, self._clock() - known.at_s)
+        return Takes(in_all, mine, oldest_s) if seen else None
+
     def order(self, replicas: Iterable[str], session: str | None = None) -> list[str]:
-        """Return the replicas in the order in which a request should try them."""
-        ranked = sorted(replicas, key=lambda r: (self._late(r), self.work(r), r))
+        """Return the replicas in the order in which a request should try them; those to avoid only where all are."""
+        # Serve tries the next where the first is slow to answer, and one whose engine is dead answers at once: with a
+        # lost replica at the end of the list, a third of its requests went back to it.
+        there = list(replicas)
+        ranked = sorted(
+            [r for r in there if not self._avoided(r)] or there, key=lambda r: (self._late(r), self.work(r), r)
+        )
         home = self._sessions.get(session) if session is not None else None
         if home is None or home not in ranked or self._late(home) != self._late(ranked[0]):
             return ranked

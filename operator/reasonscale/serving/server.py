@@ -10,6 +10,8 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
+import ray
+from ray import serve
 from ray.llm._internal.serve.core.server import llm_server
 from ray.llm._internal.serve.core.server.llm_server import LLMServer
 
@@ -18,7 +20,7 @@ from reasonscale.serving.batching import batched
 from reasonscale.serving.engine import ReasonEngine
 from reasonscale.serving.errors import EngineLost
 from reasonscale.serving.export import Exporter, describe
-from reasonscale.serving.routing import AT, KV_CAPACITY, KV_TOKENS, PREEMPTED, REQUESTS, WAITING_PROMPT
+from reasonscale.serving.routing import AT, BY, KV_CAPACITY, KV_TOKENS, PREEMPTED, REQUESTS, WAITING_PROMPT
 from reasonscale.serving.settings import ModelSettings
 
 log = logging.getLogger("ray.serve")
@@ -42,6 +44,7 @@ class ReasonServer(LLMServer):  # type: ignore[misc]
             await super()._start_engine()
         finally:
             llm_server.push_telemetry_report_for_all_models = plain
+        self.engine.replica = serve.get_replica_context().replica_id.unique_id
         self._exporter = Exporter(self._llm_config.model_id)
         self._export_task = asyncio.create_task(self._export())
         if self._pending is not None:
@@ -87,7 +90,9 @@ class ReasonServer(LLMServer):  # type: ignore[misc]
             try:
                 self._look()
                 self.engine.check_moving(time.monotonic())
-                self._exporter.write(engine.ledger, engine.sums, engine.kv_capacity_tokens, time.time())
+                self._exporter.write(
+                    engine.ledger, engine.sums, engine.kv_capacity_tokens, time.time(), draining=told_to_go()
+                )
             except EngineLost as error:
                 self._give_up(error)
             except Exception:  # the next second may do better; a silent ledger would hold the scaler for good
@@ -101,6 +106,7 @@ class ReasonServer(LLMServer):  # type: ignore[misc]
         return {
             KV_TOKENS: sums.kv_usage * self.engine.kv_capacity_tokens, KV_CAPACITY: self.engine.kv_capacity_tokens,
             WAITING_PROMPT: ledger.waiting_prompt_tokens, REQUESTS: len(ledger.rows), AT: time.time(), PREEMPTED: preempted,
+            BY: self.engine.by_ingress(),
         }  # fmt: skip
 
     _preempted = 0
@@ -125,12 +131,18 @@ class ReasonServer(LLMServer):  # type: ignore[misc]
 
     async def ledger(self) -> dict[str, Any]:
         """Return the ledger as plain values."""
-        from ray import serve
-
         self._look()
-        return {"replica": serve.get_replica_context().replica_id.unique_id} | describe(
+        return {"replica": self.engine.replica} | describe(
             self.engine.ledger, self.engine.sums, self.engine.kv_capacity_tokens
         )
+
+
+def told_to_go() -> bool:
+    """Tell whether Serve has told this replica to finish what it has and go; it has no word for that of its own."""
+    actor = ray._private.worker.global_worker.actors.get(ray.get_runtime_context().get_actor_id())
+    if actor is None:  # keyed by the id itself, and not by its text
+        actor = next(iter(ray._private.worker.global_worker.actors.values()), None)
+    return bool(getattr(getattr(actor, "_replica_impl", None), "_shutting_down", False))
 
 
 def _exit() -> None:

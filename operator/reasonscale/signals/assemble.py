@@ -3,6 +3,9 @@
 Counters become increments since the last fresh observation before. A process that is seen for the first time after that counts
 whole: it has started since. On the very first observation only the lengths count whole, since they say how long chains
 last whenever they were; arrivals, tokens and steps do not, since nobody knows over what time.
+
+What waits at an ingress' gate is in no engine's ledger. It is added to what waits in the engines, from gates that have
+written of late, and counts as arrived when it came to the gate, not when it went on to an engine.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from reasonscale.scaling.types import N_BINS, ClassCounts, Fleet, Freshness, Obs
 _BIN_INDEX = {str(edge): j for j, edge in enumerate(c.TOKEN_BINS)}
 _COUNTERS = frozenset({
     c.M_REACHED, c.M_ENDED, c.M_ARRIVALS, c.M_PROMPT_TOKENS, c.M_REASONING_TOKENS, c.M_ANSWER_TOKENS, c.M_PREEMPTIONS,
-    c.M_STEPS, c.M_STEP_SECONDS, c.M_STEP_BATCH, c.M_STEP_KV, c.M_STEP_PREFILL,
+    c.M_GATE_ENTERED, c.M_GATE_SENT, c.M_STEPS, c.M_STEP_SECONDS, c.M_STEP_BATCH, c.M_STEP_KV, c.M_STEP_PREFILL,
 })  # fmt: skip
 _LENGTHS = frozenset({c.M_REACHED, c.M_ENDED})
 SHORT_GRACE_S = 15.0  # a replica that has just become ready has not been scraped yet
@@ -75,11 +78,25 @@ def _increments(samples: list[Sample], before: Memory, now: float) -> tuple[dict
     return out, Memory(now, counters, {p: t for p, t in seen.items() if p not in old}, before.short_since)
 
 
-def _classes(samples: list[Sample], gained: Mapping[Key, float], live: frozenset[str]) -> dict[str, ClassCounts]:
+_WAITING = {c.M_GATE_WAITING: c.M_WAITING, c.M_GATE_PROMPT: c.M_WAITING_PROMPT}
+
+
+def _with_gates(scalars: dict[str, float]) -> tuple[float, float]:
+    """Return a class's arrivals, and their prompt tokens, with those that came to a gate and are in no ledger yet."""
+    arrivals, prompts = scalars[c.M_ARRIVALS], scalars[c.M_PROMPT_TOKENS]
+    total = max(0.0, arrivals + scalars[c.M_GATE_ENTERED] - scalars[c.M_GATE_SENT])
+    return total, prompts * total / arrivals if arrivals > 0.0 else prompts
+
+
+def _classes(
+    samples: list[Sample], gained: Mapping[Key, float], live: frozenset[str], gates: frozenset[str]
+) -> dict[str, ClassCounts]:
     scalars: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     bins: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(lambda: [0.0] * N_BINS))
     for s in samples:
         cls = s.labels.get(c.LABEL_METRIC_CLASS)
+        if s.name in _WAITING and cls is not None and _process(s.labels) in gates:
+            scalars[cls][_WAITING[s.name]] += s.value
         if cls is None or _process(s.labels) not in live or s.name in _COUNTERS:
             continue
         j = _BIN_INDEX.get(s.labels.get(c.LABEL_METRIC_BIN, ""))
@@ -97,12 +114,13 @@ def _classes(samples: list[Sample], gained: Mapping[Key, float], live: frozenset
                 bins[cls][name][_BIN_INDEX[edge]] += value
         else:
             scalars[cls][name] += value
+    came = {cls: _with_gates(found) for cls, found in scalars.items()}
     return {
         cls: ClassCounts(
             waiting=scalars[cls][c.M_WAITING], waiting_prompt_tokens=scalars[cls][c.M_WAITING_PROMPT],
             reasoning=tuple(bins[cls][c.PHASE_REASONING]), answering=tuple(bins[cls][c.PHASE_ANSWERING]),
             inflight_prompt_tokens=tuple(bins[cls]["prompt"]), reached=tuple(bins[cls][c.M_REACHED]), ended=tuple(bins[cls][c.M_ENDED]),
-            arrivals=scalars[cls][c.M_ARRIVALS], prompt_tokens=scalars[cls][c.M_PROMPT_TOKENS],
+            arrivals=came.get(cls, (0.0, 0.0))[0], prompt_tokens=came.get(cls, (0.0, 0.0))[1],
             reasoning_tokens=scalars[cls][c.M_REASONING_TOKENS], answer_tokens=scalars[cls][c.M_ANSWER_TOKENS],
         )
         for cls in sorted({*scalars, *bins})
@@ -132,21 +150,40 @@ def _replicas(samples: list[Sample], gained: Mapping[Key, float], live: frozense
     )  # fmt: skip
 
 
+def _ingress(samples: list[Sample], now: float, limit_s: float) -> tuple[float | None, float | None, float | None]:
+    """Return what the ingresses hold, all that they have, and the oldest one's age; None where none is heard of."""
+    written = {_process(s.labels): s.value for s in samples if s.name == c.M_INGRESS_TIME}
+    live = {p: t for p, t in written.items() if now - t <= limit_s}
+    if not live:
+        return None, None, None
+
+    def total(name: str) -> float:
+        return sum(s.value for s in samples if s.name == name and _process(s.labels) in live)
+
+    return total(c.M_HELD), total(c.M_INGRESS_REQUESTS), now - min(live.values())
+
+
 def assemble(
     samples: Iterable[Sample], model: str, fleet: Fleet, now: float, before: Memory, *, limit_s: float
 ) -> tuple[Observation, Memory]:
     """Return what the samples say of a model, and the memory for the next call.
 
     A ledger whose last write is older than `limit_s` is a dead replica's that lingers, or one that is stuck: its gauges
-    do not count. Fewer live ledgers than ready replicas for more than 15 s make the whole STALE.
+    do not count. Fewer live ledgers than ready replicas for more than 15 s make the whole STALE. Where there is no replica
+    and none is wanted there is no ledger: all that there is to know, the ingress tells.
     """
     mine = [s for s in samples if s.labels.get(c.LABEL_METRIC_MODEL) == model]
     gained, after = _increments(mine, before, now)
     written = {_process(s.labels): s.value for s in mine if s.name == c.M_LEDGER_TIME}
     live = frozenset(p for p, t in written.items() if now - t <= limit_s)
+    told = {_process(s.labels): s.value for s in mine if s.name == c.M_GATE_TIME}
+    gates = frozenset(p for p, t in told.items() if now - t <= limit_s)
     short = len(live) < fleet.ready
     short_since = (before.short_since if before.short_since is not None else now) if short else None
-    if not written:
+    held, at_ingress, ingress_age = _ingress(mine, now, limit_s)
+    if not live and ingress_age is not None and fleet.target == 0 and fleet.ready == 0:
+        freshness, age = Freshness.FRESH, ingress_age
+    elif not written:
         freshness, age = Freshness.ABSENT, None
     elif not live:
         freshness, age = Freshness.STALE, now - max(written.values())
@@ -158,13 +195,18 @@ def assemble(
     else:
         # Nobody learns from it: what was counted meanwhile belongs to the next observation that can be trusted.
         gained, after = {}, replace(before, short_since=short_since)
+    going = live & {_process(s.labels) for s in mine if s.name == c.M_DRAINING and s.value > 0.0}
     observation = Observation(
         time=now,
         window_s=now - before.time if before.time is not None else 0.0,
         freshness=freshness,
         age_s=max(0.0, age) if age is not None else None,
         fleet=fleet,
-        classes=_classes(mine, gained, live),
+        classes=_classes(mine, gained, live, gates),
+        draining=_classes(mine, {}, going, frozenset()) if going else {},
+        resume_off=any(s.value > 0.0 for s in mine if s.name == c.M_RESUME_OFF),
         replicas=_replicas(mine, gained, live),
+        held_requests=held,
+        ingress_requests=at_ingress,
     )
     return observation, after

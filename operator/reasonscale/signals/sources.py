@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
@@ -85,24 +87,34 @@ class Prometheus:
     """Asks a Prometheus; `scrape_interval_s` is how often it looks at the pods."""
 
     def __init__(
-        self, url: str, *, scrape_interval_s: float = 15.0, bearer_token: str | None = None, verify: bool | str = True,
+        self, url: str, *, scrape_interval_s: float = 15.0, token_file: Path | None = None, ca_file: Path | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:  # fmt: skip
-        headers = {"Authorization": f"Bearer {bearer_token}"} if bearer_token else {}
-        self._url = url
-        self._http = httpx.AsyncClient(
-            base_url=url, timeout=10, headers=headers, verify=verify, transport=transport, trust_env=False
-        )
+        self._url, self._token_file = url, token_file
+        verify = ssl.create_default_context(cafile=str(ca_file)) if ca_file is not None else True
+        self._http = httpx.AsyncClient(base_url=url, timeout=10, verify=verify, transport=transport, trust_env=False)
         self.limit_s = scrape_interval_s + 15.0
 
     async def close(self) -> None:
         await self._http.aclose()
 
+    def _headers(self) -> dict[str, str]:
+        if self._token_file is None:
+            return {}
+        try:
+            return {"Authorization": f"Bearer {self._token_file.read_text().strip()}"}
+        except OSError as error:
+            raise SignalsMissing(f"the token for Prometheus can't be read: {error}") from None
+
     async def fetch(self) -> list[Sample]:
         """Return the newest samples of every model with one query; SignalsMissing where there is no answer."""
         query = '{__name__=~"(ray_)?reasonscale_.+",__name__!~".+_bucket"}'
         try:
-            response = await self._http.post("/api/v1/query", data={"query": query})
+            response = await self._http.post("/api/v1/query", data={"query": query}, headers=self._headers())
+            if response.status_code in (401, 403):
+                raise SignalsMissing(
+                    f"Prometheus at {self._url} refused the query with {response.status_code}: give it the bearer token that it wants"
+                )
             data: dict[str, Any] = response.json()
         except (httpx.HTTPError, ValueError) as error:
             raise SignalsMissing(f"Prometheus at {self._url} did not answer: {type(error).__name__} {error}") from None

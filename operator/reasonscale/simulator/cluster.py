@@ -328,6 +328,9 @@ class Cluster:
         self.target = 0
         self.spans: list[Span] = []
         self.ups = self.downs = 0
+        self.owed_at_stop: list[
+            tuple[int, int]
+        ] = []  # by the replica that was told to go, and by the one that ran longest
         self._scraped = (0.0, 0, 0, np.zeros(size), np.zeros(size), np.zeros((size, 4)))
         self._late: list[int] = []
         self._set(replicas, lambda: 0.0)
@@ -398,11 +401,18 @@ class Cluster:
         held = self._engines[alive, e.RUNNING] + self._engines[alive, e.WAITING]
         starting = self._ready[alive] > self.time
         k = int(alive[np.lexsort((-self._ordered[alive], held, ~starting))[0]])
+        if self._ready[k] <= self.time:
+            self.owed_at_stop.append((self._owed(k), self._owed(int(alive[np.argmin(self._ready[alive])]))))
         if self._ready[k] > self.time or held[alive == k][0] == 0:
             self._life[k] = EMPTY
             self._end(k, self.time)
         else:
             self._life[k] = DRAINING
+
+    def _owed(self, k: int) -> int:
+        """Return the tokens that a replica's running requests will make yet, which nobody but the simulator knows."""
+        rows = self._run[k, : self._engines[k, e.RUNNING]]
+        return int((self._req[e.OUTPUT, rows] - self._req[e.MADE, rows]).sum())
 
     def _end(self, k: int, gone: float) -> None:
         self.spans.append(Span(float(self._ordered[k]), max(gone, float(self._ordered[k]))))

@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from reasonscale.scaling.capacity import AIM
 from reasonscale.scaling.types import Objectives
 from reasonscale.simulator.cluster import Cluster
 from reasonscale.simulator.engine import Floats
@@ -18,6 +17,7 @@ from reasonscale.simulator.policies.base import Policy, Setting, View
 from reasonscale.simulator.profile import Profile
 from reasonscale.simulator.workload import NOBODY, Workload
 
+START_AIM: Final = 0.78  # of the objective for time per token, for the number that every policy begins with
 LAG_S: Final = 1.0  # from the scrape to where a policy can read it
 MOST_AFTER_S: Final = 3600.0  # after the last arrival; what runs then is cut and counts as missed
 COLD_SPREAD: Final = 0.1  # standard deviation of a start, as a share of its mean
@@ -69,6 +69,7 @@ class Outcome:
     wall_s: float
     fleet: list[tuple[float, int, int, int, float, float]] = field(default_factory=list)
     reasons: list[tuple[float, int, str, str]] = field(default_factory=list)
+    owed_at_stop: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def attainment(self) -> float:
@@ -129,7 +130,7 @@ def first_replicas(work: Workload, profile: Profile, options: Options, window_s:
     """
     if options.first_replicas is not None:
         return options.first_replicas
-    step, tau = profile.step_time(), AIM * options.objectives.tpot_s
+    step, tau = profile.step_time(), START_AIM * options.objectives.tpot_s
     rows = (work.arrival_s >= 0.0) & (work.arrival_s < window_s)
     output, prompt = work.output_tokens[rows].astype(np.float64), work.prompt_tokens[rows].astype(np.float64)
     tau = max(tau, 1.3 * step.a)
@@ -256,4 +257,5 @@ def _outcome(
         wall_s=wall_s,
         fleet=fleet,
         reasons=list(getattr(policy, "reasons", [])),
+        owed_at_stop=cluster.owed_at_stop,
     )

@@ -165,14 +165,76 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         "was 3; attention heads split by powers of two: write 2 or 4",
     ),
     "experts over too few": (
-        resource({"parallelism": {"data": 8, "expert": 4}}),
+        resource({"parallelism": {"tensor": 8, "expert": 4}}),
         "spec.parallelism.expert",
         "was 4; experts spread over all tensor x data GPUs: write 8, or 1",
     ),
-    "data with pipeline": (
-        resource({"parallelism": {"data": 2, "pipeline": 2}}),
+    "data parallel": (
+        resource({"parallelism": {"data": 2}}),
         "spec.parallelism.data",
-        "was 2 with pipeline 2; the two can't be placed together: set one of them to 1",
+        "was 2; data parallel attention is not supported yet: leave it out and spread the model by tensor (and expert, the same number)",
+    ),
+    "weights in an image": (
+        resource({"model": {"uri": "oci://registry/r1:1"}}),
+        "spec.model.uri",
+        "was oci://registry/r1:1; oci:// is not supported yet: write hf, s3, gs, pvc or file",
+    ),
+    "a name that KubeRay refuses": (
+        resource() | {"metadata": {"name": "1" + "x" * 47}},
+        "metadata.name",
+        f"was 1{'x' * 47}; KubeRay takes at most 47 of a-z, 0-9 and -, beginning with a letter and not ending with -",
+    ),
+    "a variable that is ours": (
+        resource({"pod": {"env": [{"name": "PYTHONPATH", "value": "/evil"}]}}),
+        "spec.pod.env[0].name",
+        "was PYTHONPATH; reasonscale or KubeRay sets it: leave it out",
+    ),
+    "a token said twice": (
+        resource(
+            {
+                "model": {"uri": "hf://a/b", "tokenSecretRef": {"name": "s", "key": "k"}},
+                "pod": {"env": [{"name": "HF_TOKEN", "value": "x"}]},
+            }
+        ),
+        "spec.pod.env[0].name",
+        "was HF_TOKEN; spec.model.tokenSecretRef says it: leave one of the two out",
+    ),
+    "a variable there twice": (
+        resource({"pod": {"env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]}}),
+        "spec.pod.env[1].name",
+        "was A; it is there twice: names must differ",
+    ),
+    "a volume of our name": (
+        resource({"pod": {"volumes": [{"name": "reasonscale-code", "emptyDir": {}}]}}),
+        "spec.pod.volumes[0].name",
+        "was reasonscale-code; names that begin with reasonscale- are reasonscale's: choose another",
+    ),
+    "a mount over our code": (
+        resource(
+            {
+                "pod": {
+                    "volumes": [{"name": "v", "emptyDir": {}}],
+                    "volumeMounts": [{"name": "v", "mountPath": "/reasonscale/"}],
+                }
+            }
+        ),
+        "spec.pod.volumeMounts[0].mountPath",
+        "was /reasonscale; that is reasonscale's own code: choose another",
+    ),
+    "a mount of nothing": (
+        resource({"pod": {"volumeMounts": [{"name": "v", "mountPath": "/v"}]}}),
+        "spec.pod.volumeMounts[0].name",
+        "was v; spec.pod.volumes has no such volume",
+    ),
+    "a label that KubeRay selects by": (
+        resource({"pod": {"labels": {"ray.io/cluster": "other"}}}),
+        "spec.pod.labels.ray.io/cluster",
+        "is set by reasonscale or KubeRay, which select by it: leave it out",
+    ),
+    "GPUs as a resource": (
+        resource({"pod": {"resources": {"limits": {"nvidia.com/gpu": "4"}}}}),
+        "spec.pod.resources.limits.nvidia.com/gpu",
+        "was 4; it follows from spec.parallelism: leave it out",
     ),
     "two caches": (
         resource(
@@ -191,25 +253,50 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         "spec.classes",
         "'a' is there twice: names must differ",
     ),
-    "scale to zero": (
-        resource({"scaling": {"scaleToZero": {}}}),
-        "spec.scaling.scaleToZero",
-        "not supported yet: leave it out and keep minReplicas at 1 or more",
-    ),
-    "no replicas": (
+    "zero without saying when": (
         resource({"scaling": {"minReplicas": 0}}),
         "spec.scaling.minReplicas",
-        "was 0; scaling to zero is not supported yet: write 1 or more",
+        "was 0 without scaleToZero: say when it may sleep (scaleToZero with after: 15m), or write 1 or more",
     ),
-    "shrinking under pressure": (
-        resource({"reasoning": {"underPressure": {}}}),
+    "zero in a mode that can't wake": (
+        resource({"replicas": 1, "scaling": {"minReplicas": 0, "scaleToZero": {}, "mode": "Manual"}}),
+        "spec.scaling.minReplicas",
+        "was 0; mode Manual obeys spec.replicas and can't wake a model: write 1 or more, or mode Auto",
+    ),
+    "told to have no replica": (
+        resource({"replicas": 0, "scaling": {"mode": "External"}}),
+        "spec.replicas",
+        "was 0; nobody would wake a model that is told to have none: write 1 or more, or minReplicas: 0 with mode Auto",
+    ),
+    "asleep in a blink": (
+        resource({"scaling": {"minReplicas": 0, "scaleToZero": {"after": "2s"}}}),
+        "spec.scaling.scaleToZero.after",
+        "was 2s; must lie between 10s and 168h",
+    ),
+    "held for days": (
+        resource({"scaling": {"minReplicas": 0, "scaleToZero": {"hold": {"max": "48h"}}}}),
+        "spec.scaling.scaleToZero.hold.max",
+        "was 48h; must lie between 1s and 24h",
+    ),
+    "room for no request": (
+        resource({"scaling": {"minReplicas": 0, "scaleToZero": {"hold": {"maxBytes": "1Mi"}}}}),
+        "spec.scaling.scaleToZero.hold.maxBytes",
+        "was 1Mi; must lie between 8Mi (two ingresses, bodies of up to 4Mi) and 64Gi",
+    ),
+    "nobody may be held": (
+        resource({"scaling": {"minReplicas": 0, "scaleToZero": {"hold": {"maxRequests": 0}}}}),
+        "spec.scaling.scaleToZero.hold.maxRequests",
+        "was 0; input should be greater than or equal to 1",
+    ),
+    "shrinking what has no budget": (
+        resource({"reasoning": {"underPressure": {}}, "model": {"uri": "hf://openai/gpt-oss-120b"}}),
         "spec.reasoning.underPressure",
-        "not supported yet: leave it out",
+        "was set, but this model takes efforts of its own: it has no default budget to shrink; leave it out",
     ),
-    "class weights": (
-        resource({"classes": [{"name": "a", "match": {"header": "x", "values": ["1"]}, "weight": 2}]}),
-        "spec.classes",
-        "weights other than 1 are not supported yet: leave weight out",
+    "a floor above the default that shrinks to it": (
+        resource({"reasoning": {"budget": {"default": 512}, "underPressure": {"floor": 1024}}}),
+        "spec.reasoning.underPressure.floor",
+        "was 1024; it exceeds budget.default 512",
     ),
 }
 

@@ -64,11 +64,24 @@ CASES = {
     "ReasonscaleDrainStuck": ({"replicas_draining": 1}, {"replicas_draining": 0}),
     "ReasonscaleRequestsLost": (
         {'ray_reasonscale_resumes_total{model="m",outcome="engine_lost"}': "0+1"},
-        {'ray_reasonscale_resumes_total{model="m",outcome="resumed"}': "0+9", 'ray_reasonscale_resumes_total{model="m",outcome="engine_lost"}': "3+0"},
+        {
+            'ray_reasonscale_resumes_total{model="m",outcome="resumed"}': "0+9", 'ray_reasonscale_resumes_total{model="m",outcome="engine_lost"}': "3+0",
+            'ray_reasonscale_resumes_total{model="m",outcome="moved"}': "0+9",
+        },
     ),
+    "ReasonscaleResumeOff": ({'ray_reasonscale_resume_off{model="m"}': 1}, {'ray_reasonscale_resume_off{model="m"}': 0}),
     "ReasonscaleBudgetsExhausted": (
         {'ray_reasonscale_budget_exhausted_total{model="m"}': "0+30", 'ray_reasonscale_arrivals_total{model="m"}': "0+60"},
         {'ray_reasonscale_budget_exhausted_total{model="m"}': "0+3", 'ray_reasonscale_arrivals_total{model="m"}': "0+60"},
+    ),
+    "ReasonscaleDoesNotWake": ({"held": 3, "replicas_ready": 0}, {"held": 3, "replicas_ready": 1}),
+    "ReasonscaleRefusing": (
+        {'ray_reasonscale_rejected_total{model="m",reason="overloaded"}': "0+60", 'ray_reasonscale_gate_entered_total{model="m"}': "0+60"},
+        {'ray_reasonscale_rejected_total{model="m",reason="overloaded"}': "0+1", 'ray_reasonscale_gate_entered_total{model="m"}': "0+60"},
+    ),
+    "ReasonscaleUnderPressure": (
+        {'ray_reasonscale_pressure_step{model="m",WorkerId="a"}': 2, 'ray_reasonscale_pressure_step{model="m",WorkerId="b"}': 0},
+        {'ray_reasonscale_pressure_step{model="m"}': 0},
     ),
     "ReasonscaleWatchStalled": (
         {'reasonscale_operator_watch_age_seconds{kind="Pod"}': 200},

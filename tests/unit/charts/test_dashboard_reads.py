@@ -64,6 +64,8 @@ class Engines:
         self._metric(Gauge, c.M_KV_CAPACITY, {}).set(1000)
         self._metric(Gauge, c.M_KV_USED, {}).set(400)
         self._metric(Gauge, c.M_WAITING, {"cls": "high"}).set(2)
+        self._metric(Gauge, c.M_GATE_WAITING, {"cls": "high"}).set(4)
+        self._metric(Gauge, c.M_PRESSURE, {}).set(1)
         for phase in (c.PHASE_REASONING, c.PHASE_ANSWERING):
             self._metric(Gauge, c.M_INFLIGHT, {"cls": "high", "phase": phase, "bin": "16"}).set(3)
         for name in (c.M_REASONING_TOKENS, c.M_ANSWER_TOKENS, c.M_BUDGET_EXHAUSTED):

@@ -24,6 +24,8 @@ def test_a_32b_on_two_gpus(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "since R1-Distill-Qwen-32B's weights are nearest" in said
     assert "chains of the default budget" in said
+    assert "max_num_batched_tokens 384 suits the objectives better than 2048" in said
+    assert found["max_num_batched_tokens"] == 384
 
 
 @pytest.mark.parametrize("file", sorted(p.name for p in EXAMPLES.glob("*.yaml")))

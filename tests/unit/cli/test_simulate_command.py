@@ -90,3 +90,20 @@ def test_bad_rows_are_counted_and_shown(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "line 21: is no JSON object; left out" in error
     assert "... 8 rows left out in all" in error
+
+
+def test_the_chunk_of_a_step_is_the_one_asked_for_or_what_the_objectives_choose(tmp_path, capsys):
+    path, out = tmp_path / "t.jsonl", tmp_path / "out.json"
+    rows = [{"t": i, "input": 9000, "reasoning": 200, "answer": 20} for i in range(30)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def played(*more: str) -> int:
+        return run(["simulate", "--trace", str(path), *GPU, "--json", str(out), *more])
+
+    assert played() == 0
+    usual = json.loads(out.read_text())["tpot_ms"]["p95"]
+    assert played("--max-num-batched-tokens", "objectives") == 0
+    assert json.loads(out.read_text())["tpot_ms"]["p95"] < usual
+    assert "max_num_batched_tokens 384" in capsys.readouterr().err
+    assert played("--max-num-batched-tokens", "4k") == 2
+    assert "--max-num-batched-tokens was '4k'" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from reasonscale.api.load import load_models
 from reasonscale.api.resolve import resolve
 from reasonscale.autoscaler import Record
 from reasonscale.controller.model_loop import Held, ready_replicas
-from reasonscale.controller.status import HISTORY, Found, changed, merged, refused, stamp, status_of
+from reasonscale.controller.status import HISTORY, Found, changed, merged, moved, refused, stamp, status_of
 from reasonscale.scaling.decide import decide
 from reasonscale.scaling.policy import policy_of
 from reasonscale.scaling.state import State
@@ -95,9 +95,53 @@ async def test_replicas_are_starting_until_they_are_ready_and_draining_beyond_th
     async def counted() -> int:
         return ready
 
-    held = Held(1, counted, lambda: now[0])
+    held = Held(1, lambda: now[0])
+    held.ready = counted
     await held.set_replicas(3)
     now[0] = 7.0
     fleet = await held.fleet()
     assert (fleet.target, len(fleet.starting_s), fleet.draining) == (3, starting, draining)
     assert all(age == 7.0 for age in fleet.starting_s)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "says_something"),
+    [
+        ({"inFlightTokens": 80_000}, {"inFlightTokens": 85_000}, False),
+        ({"inFlightTokens": 80_000}, {"inFlightTokens": 95_000}, True),
+        ({"queuedTokens": 0}, {"queuedTokens": 900}, False),
+        ({"queuedTokens": 0}, {"queuedTokens": 1_100}, True),
+        ({"kvUsagePercent": 5}, {"kvUsagePercent": 7}, False),
+        ({"kvUsagePercent": 5}, {"kvUsagePercent": 9}, True),
+        ({"kvFullIn": "140s"}, {"kvFullIn": "131s"}, False),
+        ({"kvFullIn": None}, {"kvFullIn": "131s"}, True),
+        ({"kvFullIn": "131s"}, {"kvFullIn": None}, True),
+        (None, {"queuedTokens": 0}, True),
+        ({}, {"queuedTokens": None}, False),
+    ],
+)
+def test_numbers_of_the_load_are_worth_a_write_when_they_say_something_new(
+    before: dict[str, Any] | None, now: dict[str, Any], says_something: bool
+) -> None:
+    assert moved(before, now) is says_something
+
+
+def test_what_replicas_owe_that_go_stands_in_the_status_while_they_do_and_is_taken_away_then() -> None:
+    found = record(3)
+    numbers = replace(found.decision.numbers, drain_owed_tokens=12_345.6, drain_expected_s=93.4)
+    decision = replace(found.decision, numbers=numbers, freshness=Freshness.FRESH)
+    going = replace(found, observation=replace(found.observation, fleet=Fleet(3, 3, (), 1)), decision=decision)
+    first = status(going, {})
+    assert first["replicas"]["draining"] == 1
+    assert first["drain"] == {"tokensOwed": 12346, "expected": "93s"}
+    later = replace(decision, numbers=replace(numbers, drain_owed_tokens=11_000.0))
+    assert not changed(first, status(replace(going, decision=later), first)), "it moves all the time"
+    assert status(replace(found, decision=decision), first)["drain"] == {"tokensOwed": None, "expected": None}
+
+
+def test_that_requests_are_not_handed_on_any_more_is_said_as_degraded() -> None:
+    found = record(3)
+    off = replace(found, observation=replace(found.observation, resume_off=True))
+    [said] = [x for x in status(off, {})["conditions"] if x["type"] == "Degraded"]
+    assert (said["status"], said["reason"]) == ("True", "ResumeOff")
+    assert "look why engines die" in said["message"]

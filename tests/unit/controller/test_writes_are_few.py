@@ -49,6 +49,8 @@ class Server:
         raise KubeError("nodes is forbidden")
 
     def service(self, namespace: str, name: str) -> dict[str, Any] | None:
+        if isinstance(self.refuse, KindMissing):
+            raise self.refuse  # as the watch does while the cluster has no such kind
         return self.objects.get("RayService")
 
     def pods(self, namespace: str, name: str) -> list[dict[str, Any]]:
@@ -69,7 +71,7 @@ class Blind:
 
 def loop(server: Server, now: list[float], **settings: Any) -> ModelLoop:
     out = ModelLoop(
-        server, server, Blind(), Settings(image="i:1", code_image="j:1", **settings), DecisionMetrics(CollectorRegistry()), lambda: now[0]  # type: ignore[arg-type]
+        server, server, lambda *_: Blind(), Settings(image="i:1", code_image="j:1", **settings), DecisionMetrics(CollectorRegistry()), lambda: now[0]  # type: ignore[arg-type]
     )  # fmt: skip
     spec = {"model": {"uri": "hf://Qwen/Qwen3-32B"}, "parallelism": {"tensor": 2}, "scaling": {"maxReplicas": 4}}
     meta = {"name": "m", "namespace": "n", "uid": "u", "generation": 1}
@@ -102,6 +104,25 @@ async def test_replicas_whose_pods_never_come_are_given_up_and_asked_for_again_l
     now[0] += 901.0
     await turns(model, now, 2)
     assert conditions(server)["Degraded"] == ("False", "AsWanted")
+
+
+async def test_a_replica_of_two_nodes_that_is_placed_in_half_gives_its_gpus_back() -> None:
+    server, now = Server(), [1_800_000_000.0]
+    model = loop(server, now, default_mode="Auto")
+    model.see({**model._body, "spec": {**model._body["spec"], "parallelism": {"tensor": 8, "pipeline": 2}}})
+    model._status = {"replicas": {"desired": 2}}
+    await turns(model, now, 2)
+    groups = lambda: server.objects["RayService"]["spec"]["rayClusterConfig"]["workerGroupSpecs"]  # noqa: E731
+    assert (groups()[1]["numOfHosts"], groups()[1]["replicas"]) == (2, 2)
+    made = {"creationTimestamp": stamp(now[0]), "labels": {c.LABEL_ROLE: "engine"}}
+    runs = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    server.found_pods = [
+        {"metadata": {"name": f"p{n}", **made}, "status": runs if n < 3 else {"phase": "Pending"}} for n in range(4)
+    ]
+    now[0] += 901.0
+    await turns(model, now, 2)
+    assert groups()[1]["replicas"] == 1, "the pod that runs goes with the one that never came"
+    assert conditions(server)["Degraded"] == ("True", "StartTimeout")
 
 
 def conditions(server: Server) -> dict[str, tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import httpx
 import pytest
 
 from reasonscale.api.load import load_models
-from reasonscale.api.resolve import resolve
+from reasonscale.api.resolve import ResolvedSleep, resolve
 from reasonscale.local.app import _trouble
 from reasonscale.local.serve_api import AppState, ServeActuator, ServeApi, ServeError
+from reasonscale.scaling.types import Fleet
 from reasonscale.serving.config import deployment_name, serve_app, serve_config
 from reasonscale.serving.settings import ModelSettings, settings_of
 
@@ -53,6 +55,22 @@ async def test_a_new_number_changes_nothing_else_of_the_config() -> None:
     assert after["applications"][0]["deployments"][0].pop("num_replicas") == 3
     assert before["applications"][0]["deployments"][0].pop("num_replicas") == 1
     assert before == after
+
+
+async def test_a_model_that_may_sleep_is_told_zero_in_a_form_that_serve_wakes_from_and_nothing_else_changes() -> None:
+    sleeps = replace(MODEL, min_replicas=0, sleep=ResolvedSleep(900.0, 100, 2**26, 600.0))
+    serve = Serve()
+    api = ServeApi("http://ray", "token", httpx.MockTransport(serve))
+    await api.put(serve_config(serve_app([sleeps], {sleeps.name: 1}, local=True), host="127.0.0.1", port=8000))
+    actuator = ServeActuator(api, "micro-reasoner", deployment_name(sleeps), 1)
+    for n in (0, 2, 1):
+        await actuator.set_replicas(n)
+    numbers = [put["applications"][0]["deployments"][0].pop("autoscaling_config") for put in serve.puts]
+    assert [(x["min_replicas"], x["max_replicas"]) for x in numbers] == [(1, 1), (0, 1), (2, 2), (1, 1)]
+    assert all(put == serve.puts[0] for put in serve.puts)
+    serve.replicas = []
+    await actuator.set_replicas(0)
+    assert await actuator.fleet() == Fleet(target=0, ready=0)
 
 
 async def test_replicas_are_read_by_their_states() -> None:

@@ -19,8 +19,9 @@ from reasonscale.render.marks import app_hashed, cluster_hashed, marks_of
 BASE: dict[str, Any] = {
     "model": {"uri": "hf://Qwen/Qwen3-32B", "maxModelLen": 32768},
     "parallelism": {"tensor": 2},
-    "scaling": {"mode": "Manual", "maxReplicas": 4},
+    "scaling": {"mode": "Manual", "maxReplicas": 4, "scaleToZero": {}},
     "replicas": 2,
+    "pod": {"volumes": [{"name": "there", "emptyDir": {}}]},
 }
 CLAIM = {"persistentVolumeClaim": {"claimName": "c"}}
 # field -> another value of it; with what else it needs
@@ -34,7 +35,6 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "spec.engine.args": ({"max_num_batched_tokens": "4096"}, {}),
     "spec.parallelism.tensor": (4, {}),
     "spec.parallelism.pipeline": (2, {}),
-    "spec.parallelism.data": (2, {}),
     "spec.parallelism.expert": (2, {}),
     "spec.accelerator.product": ("NVIDIA-H200", {}),
     "spec.accelerator.resourceName": ("amd.com/gpu", {}),
@@ -47,9 +47,14 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "spec.reasoning.efforts": ({"low": 512}, {}),
     "spec.reasoning.expose": ("Hidden", {}),
     "spec.reasoning.fieldNames": (["reasoning"], {}),
+    "spec.reasoning.underPressure": ({"floor": 512, "steps": 2}, {}),
     "spec.scaling.maxReplicas": (6, {}),
     "spec.scaling.minReplicas": (2, {}),
     "spec.scaling.mode": ("External", {}),
+    "spec.scaling.scaleToZero.after": ("1h", {}),
+    "spec.scaling.scaleToZero.hold.maxRequests": (7, {}),
+    "spec.scaling.scaleToZero.hold.maxBytes": ("32Mi", {}),
+    "spec.scaling.scaleToZero.hold.max": ("2m", {}),
     "spec.scaling.objectives.ttft": ("5s", {}),
     "spec.scaling.objectives.ttftPerPromptToken": ("500us", {}),
     "spec.scaling.objectives.tpot": ("80ms", {}),
@@ -70,7 +75,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "spec.pod.env": ([{"name": "A", "value": "b"}], {}),
     "spec.pod.envFrom": ([{"secretRef": {"name": "s"}}], {}),
     "spec.pod.volumes": ([{"name": "v", "emptyDir": {}}], {}),
-    "spec.pod.volumeMounts": ([{"name": "v", "mountPath": "/v"}], {}),
+    "spec.pod.volumeMounts": ([{"name": "there", "mountPath": "/v"}], {}),
     "spec.pod.imagePullSecrets": ([{"name": "s"}], {}),
     "spec.pod.serviceAccountName": ("a", {}),
     "spec.pod.nodeSelector": ({"a": "b"}, {}),
@@ -89,7 +94,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "spec.replicas": (3, {}),
 }
 # One value alone is possible, or the field is refused as not supported yet, or others work on it: said, and looked at when it comes.
-UNCHANGED = {"spec.engine.name", "spec.scaling.scaleToZero", "spec.reasoning.underPressure"}
+UNCHANGED = {"spec.engine.name", "spec.parallelism.data"}
 
 
 def leaves(node: dict[str, Any], path: str) -> list[str]:
@@ -133,7 +138,7 @@ def test_every_field_of_the_spec_stands_in_the_table_and_is_changed_here() -> No
     assert [f for f in fields if effect_of(f) is None] == []
     assert set(fields) - UNCHANGED == set(CHANGES)
     known = {".".join(f.split(".")[:n]) for f in fields for n in range(1, 9)}
-    assert set(EFFECTS) - known == {"spec.engine.reasons"}
+    assert set(EFFECTS) - known == {"spec.engine.reasons", "spec.scaling.sleeps"}
 
 
 @pytest.mark.parametrize("path", CHANGES)
@@ -144,7 +149,13 @@ def test_a_change_does_what_the_table_says(path: str) -> None:
 
 
 def test_the_exceptions_are_as_they_are_said() -> None:
-    plain = service(BASE)[0]
+    plain, plain_model = service(BASE)
+    awake = changed("spec.scaling", {"mode": "Manual", "maxReplicas": 4})
+    never_sleeps, model = service(awake)
+    assert seen(plain, never_sleeps) is Effect.ENGINES
+    assert marks_of(plain, plain_model).spec != marks_of(never_sleeps, model).spec
+    auto = [service(changed("spec.scaling", {"minReplicas": n, "scaleToZero": {}}))[0] for n in (0, 1)]
+    assert seen(*auto) is Effect.IN_PLACE
     assert seen(plain, service(changed("spec.model.uri", "pvc://claim/x"))[0]) is Effect.CLUSTER
     never = copy.deepcopy(BASE) | {"reasoning": {"mode": "Never"}}
     assert seen(plain, service(never)[0]) is Effect.ENGINES

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.scaling.worlds import POLICY
 
 from reasonscale.scaling.arrivals import Arrivals, add, rate_of
-from reasonscale.scaling.capacity import Steps, capacity_of, fit, observe, token_time
+from reasonscale.scaling.capacity import Prompts, Steps, capacity_of, fit, observe, token_time
 from reasonscale.scaling.curve import curve_from
 from reasonscale.scaling.forecast import ClassLoad, forecast
 from reasonscale.scaling.types import N_BINS, ReplicaCounts, StepTime
@@ -70,21 +71,59 @@ def test_the_time_per_token_is_the_observed_one_where_there_is_traffic():
 
 
 @settings(max_examples=50)
-@given(st.integers(0, 1000), st.floats(0, 1000), st.floats(0, 1e6), st.floats(0, 5))
-def test_at_the_need_the_time_per_token_is_the_aim_and_everyone_has_a_seat(inflight, more, kv, rho):
-    capacity = capacity_of(TRUE, replace(POLICY, step_time=TRUE), [])
-    n = capacity.concurrency_need(inflight, kv, rho)
-    assert capacity.concurrency_need(inflight + more, kv, rho) >= n
+@given(st.integers(0, 1000), st.floats(0, 1000), st.floats(0, 1e6), st.floats(0, 5), st.floats(0, 2))
+def test_at_the_need_the_time_per_token_is_the_aim_and_everyone_has_a_seat(inflight, more, kv, rho, spread):
+    policy = replace(POLICY, step_time=TRUE, max_num_batched_tokens=100_000)
+    capacity, prompts = capacity_of(TRUE, policy, []), Prompts(rho, spread)
+    n = capacity.concurrency_need(inflight, kv, prompts, 1.3)
+    assert capacity.concurrency_need(inflight + more, kv, prompts, 1.3) >= n
+    assert capacity.concurrency_need(inflight, kv, Prompts(rho, spread + 0.1), 1.3) >= n
     assert n * capacity.seats >= inflight * (1 - 1e-9)
     if n > 0.0:
         decode = TRUE.a + (TRUE.b * inflight + TRUE.c * kv) / n
-        assert decode + capacity.aim_s * rho / n <= capacity.aim_s * (1 + 1e-9)
+        share = rho / n + 1.3 * spread / n**0.5
+        assert decode + capacity.aim_s * share <= capacity.aim_s * (1 + 1e-9)
+
+
+def test_with_chunks_so_short_that_a_step_keeps_the_pace_a_neighbour_s_prompts_ask_for_little():
+    prompts = Prompts(share=0.5, spread=1.0)
+    needs = [
+        capacity_of(TRUE, replace(POLICY, max_num_seqs=256, max_num_batched_tokens=chunk), []).concurrency_need(
+            20.0, 10_000.0, prompts, 1.3
+        )
+        for chunk in (128, 2048)
+    ]
+    assert needs[0] < 0.5 * needs[1]
+
+
+def test_prompts_that_come_faster_than_a_replica_computes_them_ask_for_more_than_one():
+    policy = replace(POLICY, step_time=TRUE, max_num_batched_tokens=512)
+    # A step with 512 prompt tokens takes 20 + 51 ms: 7,184 tokens/s, and no more than 0.7 of its time.
+    assert capacity_of(TRUE, policy, []).prefill_need(7184 * TRUE.d) == pytest.approx(1 / 0.7, rel=1e-3)
 
 
 def test_an_engine_slower_than_its_objective_gets_a_finite_need():
     slow = StepTime(0.5, 0.001, 0.0, 0.0)
     capacity = capacity_of(slow, replace(POLICY, step_time=slow), [])
-    assert 0.0 < capacity.concurrency_need(8.0, 1000.0, 0.1) < 10.0
+    assert 0.0 < capacity.concurrency_need(8.0, 1000.0, Prompts(0.1, 0.0)) < 10.0
+
+
+def test_prompts_whose_cost_grows_with_the_square_leave_the_constant_of_a_step_alone():
+    policy, memory = replace(POLICY, step_time=replace(TRUE, a=0.022)), Steps()
+    for i in range(200):
+        long = i % 3 == 0
+        seconds = 100 * (TRUE.a + TRUE.b * 8 + TRUE.c * 8000) + (1e5 * TRUE.d * 3.0 if long else 0.0)
+        memory = observe(
+            memory,
+            [
+                ReplicaCounts(
+                    "r", steps=100, step_seconds=seconds, step_batch=800, step_kv_tokens=8e5,
+                    step_prefill_tokens=1e5 if long else 100.0 * (i % 2),
+                )
+            ],
+            5.0,
+        )  # fmt: skip
+    assert fit(memory, policy).a == pytest.approx(TRUE.a, rel=0.15)
 
 
 def test_the_smallest_reported_kv_cache_counts_and_the_headroom_is_kept():
@@ -121,3 +160,29 @@ def test_those_who_find_no_seat_are_counted_whole_at_the_horizon():
     (seated,), (stuck,) = (forecast([load], [60.0], 0.04, 1.6, share) for share in (1.0, 0.0))
     assert stuck.inflight == 20.0
     assert seated.inflight == pytest.approx(20.0 * curve.survives(1500.0))
+
+
+def test_a_crowd_of_five_times_is_seen_within_three_ticks():
+    assert rate_after((4.0, 3600.0), (20.0, 15.0)) > 15.0
+
+
+def test_noise_of_a_steady_rate_is_no_crowd():
+    rng, memory, worst = np.random.default_rng(1), Arrivals(), 0.0
+    for i in range(2000):
+        memory = add(memory, float(rng.poisson(20.0)), 0.0, 5.0)
+        if i > 200:
+            worst = max(worst, abs(rate_of(memory).per_s / 4.0 - 1.0))
+    assert worst < 0.45
+
+
+def test_prompts_of_one_size_vary_less_than_few_long_ones_of_the_same_sum():
+    def squares(sizes: list[float]) -> float:
+        rng, memory = np.random.default_rng(1), Arrivals()
+        for _ in range(1000):
+            n = int(rng.poisson(5.0))
+            memory = add(memory, float(n), float(rng.choice(sizes, n).sum()), 5.0)
+        return rate_of(memory).prompt_squares
+
+    # A compound Poisson process: rate x E[prompt^2] in a second.
+    assert squares([1000.0]) == pytest.approx(1.0 * 1e6, rel=0.3)
+    assert squares([0.0] * 9 + [10_000.0]) == pytest.approx(1.0 * 1e7, rel=0.3)

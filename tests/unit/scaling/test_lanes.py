@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from tests.unit.scaling.worlds import POLICY, World, bins, counts
+from tests.unit.scaling.worlds import POLICY, World, bins, counts, observe
 
 from reasonscale.api import constants as c
+from reasonscale.scaling.decide import decide
 from reasonscale.scaling.state import State, start_time_s
 from reasonscale.scaling.types import Fleet, Freshness, Mode, Rates
 
@@ -71,6 +72,7 @@ def test_preemptions_in_two_ticks_running_ask_for_one_more_though_the_forecast_d
     assert world.tick(medium=counts({100: 2.0}), preemptions=2.0).target == 1
     decision = world.tick(medium=counts({100: 2.0}), preemptions=2.0)
     assert (decision.target, decision.reason) == (2, c.REASON_PREEMPTION)
+    assert "preemptions/s" in decision.message  # which the event and the status bear
 
 
 def test_replicas_on_their_way_are_not_ordered_again():
@@ -99,6 +101,19 @@ def test_kv_that_will_be_full_scales_up_though_seats_and_decode_time_are_plenty(
     assert decision.target >= 2
     assert decision.reason == c.REASON_KV
     assert "KV" in decision.message
+
+
+def test_a_kv_cache_that_is_nearly_full_is_believed_at_once_and_the_message_says_so():
+    policy = replace(POLICY, max_num_seqs=256, length_prior={"medium": 1500.0})
+    world = World(policy)
+    assert world.tick(medium=counts({100: 1.0})).target == 1
+    decision = world.tick(medium=counts({1000: 5.0}), kv_used=5000.0)
+    assert (decision.target > 1, decision.reason, decision.act) == (True, c.REASON_KV, True)
+    assert "KV" in decision.message
+    # The same load in a cache with room is looked at twice.
+    world = World(policy)
+    world.tick(medium=counts({100: 1.0}))
+    assert world.tick(medium=counts({1000: 5.0}), kv_used=4000.0).target == 1
 
 
 def test_calm_must_last_before_a_replica_goes_and_they_go_one_by_one():
@@ -212,3 +227,20 @@ def test_a_recommendation_to_go_down_stands_until_the_load_changes():
 def test_an_attainment_of_a_half_is_decided_for_too():
     world = World(replace(POLICY, objectives=replace(POLICY.objectives, attainment=0.5)))
     assert world.tick(medium=counts({128: 4.0}, arrivals=1.0)).target >= 1
+
+
+def test_replicas_that_drain_hold_their_gpus_until_they_are_gone():
+    def ordered(draining: int) -> tuple[int, str]:
+        state, decision = State.new(), None
+        for tick in range(1, 3):
+            fleet = Fleet(target=2, ready=2, draining=draining)
+            seen = observe(5.0 * tick, fleet, medium=counts({100: 40.0}, waiting=20.0, arrivals=8.0))
+            decision, state = decide(seen, replace(POLICY, max_replicas=4), state)
+        assert decision is not None
+        return decision.target, decision.message
+
+    assert ordered(0)[0] == 4
+    target, message = ordered(1)
+    assert target == 3
+    assert "1 of maxReplicas 4 finish their chains first" in message
+    assert ordered(5)[0] == 2  # and none that serves is taken for them

@@ -46,17 +46,18 @@ observations = st.builds(
     Observation, time=st.just(0.0), window_s=st.floats(0, 10), freshness=st.sampled_from(Freshness),
     age_s=st.one_of(st.none(), some), fleet=fleets,
     classes=st.dictionaries(st.sampled_from(["medium", "high", "off"]), class_counts, max_size=3),
-    replicas=st.lists(replica_counts, max_size=3).map(tuple), held_requests=some,
+    replicas=st.lists(replica_counts, max_size=3).map(tuple), held_requests=st.one_of(st.none(), some),
+    ingress_requests=st.one_of(st.none(), some),
 )  # fmt: skip
 histories = st.lists(observations, min_size=1, max_size=4).map(
     lambda seen: [replace(o, time=5.0 * (i + 1)) for i, o in enumerate(seen)]
 )
 policies = st.builds(
     lambda mode, low, span, manual, step: replace(
-        POLICY, mode=mode, min_replicas=low, max_replicas=low + span, manual_replicas=manual,
+        POLICY, mode=mode, min_replicas=low, max_replicas=max(1, low + span), manual_replicas=manual, zero_after_s=5.0,
         step_time=POLICY.step_time if step else None,
     ),
-    st.sampled_from(Mode), st.integers(1, 4), st.integers(0, 6), st.one_of(st.none(), st.integers(0, 20)), st.booleans(),
+    st.sampled_from(Mode), st.integers(0, 4), st.integers(0, 6), st.one_of(st.none(), st.integers(0, 20)), st.booleans(),
 )  # fmt: skip
 
 
@@ -111,6 +112,8 @@ def test_the_same_input_gives_the_same_output(history, policy):
 @settings(max_examples=15)
 @given(histories, observations, st.sampled_from([Freshness.STALE, Freshness.ABSENT]))
 def test_without_fresh_signals_nothing_within_the_bounds_is_changed(history, last, freshness):
+    """But for requests that are held where no replica is ready: those the ingress tells of."""
+    last = replace(last, held_requests=0.0) if last.fleet.ready == 0 else last
     state = state_after(history, POLICY)
     fleet = replace(last.fleet, target=min(POLICY.max_replicas, max(POLICY.min_replicas, last.fleet.target)))
     decision, _ = decide(replace(last, time=100.0, freshness=freshness, fleet=fleet), POLICY, state)

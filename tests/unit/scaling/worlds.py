@@ -54,9 +54,12 @@ def counts(running: dict[int, float] | None = None, waiting: float = 0.0, arriva
     )
 
 
-def observe(time: float, fleet: Fleet, freshness=Freshness.FRESH, preemptions: float = 0.0, **classes) -> Observation:
+def observe(
+    time: float, fleet: Fleet, freshness=Freshness.FRESH, preemptions: float = 0.0, kv_used: float = 0.0, **classes
+) -> Observation:
     replicas = tuple(
-        ReplicaCounts(str(i), kv_capacity_tokens=5120.0, preemptions=preemptions) for i in range(fleet.ready)
+        ReplicaCounts(str(i), kv_capacity_tokens=5120.0, kv_used_tokens=kv_used, preemptions=preemptions)
+        for i in range(fleet.ready)
     )
     age = {Freshness.FRESH: 1.0, Freshness.STALE: 60.0, Freshness.ABSENT: None}[freshness]
     return Observation(time, 5.0, freshness, age, fleet, classes, replicas)
@@ -75,9 +78,9 @@ class World:
         self.orders = [at for at in self.orders if self.time - at < self.start_s]
         return Fleet(self.target, self.ready, tuple(self.time - at for at in self.orders))
 
-    def tick(self, freshness=Freshness.FRESH, preemptions: float = 0.0, **classes) -> Decision:
+    def tick(self, freshness=Freshness.FRESH, preemptions: float = 0.0, kv_used: float = 0.0, **classes) -> Decision:
         self.time += 5.0
-        seen = observe(self.time, self.fleet(), freshness, preemptions, **classes)
+        seen = observe(self.time, self.fleet(), freshness, preemptions, kv_used, **classes)
         decision, self.state = decide(seen, self.policy, self.state)
         if decision.act:
             more = decision.target - self.target

@@ -10,7 +10,17 @@ import pytest
 from reasonscale.serving.budget import BadRequest
 from reasonscale.serving.errors import error_body
 from reasonscale.serving.proxy import RequestIds
-from reasonscale.serving.reading import MAX_CHOICES, MAX_PROMPTS, govern, model_of, parse_body, read_body, request_id
+from reasonscale.serving.reading import (
+    MAX_CHOICES,
+    MAX_PROMPTS,
+    govern,
+    known_by,
+    model_of,
+    parse_body,
+    read_body,
+    request_id,
+    sequences_of,
+)
 from reasonscale.serving.settings import MAX_BODY_BYTES, ModelSettings
 
 PLAIN = ModelSettings(
@@ -89,7 +99,7 @@ async def test_a_body_of_just_the_limit_is_read() -> None:
     frame = len(json.dumps({"a": ""}))
     raw = json.dumps({"a": "x" * (MAX_BODY_BYTES - frame)}).encode()
     assert len(raw) == MAX_BODY_BYTES
-    assert len((await read_body(str(len(raw)), aiter(Body(raw, 1))))["a"]) == MAX_BODY_BYTES - frame
+    assert len((await read_body(str(len(raw)), aiter(Body(raw, 1))))[0]["a"]) == MAX_BODY_BYTES - frame
 
 
 def test_an_unknown_model_is_answered_with_the_known_ones() -> None:
@@ -148,3 +158,25 @@ async def test_the_proxy_hands_on_one_well_formed_id(given: list[bytes]) -> None
     assert len(seen) == 1
     assert request_id(seen[0].decode()) == seen[0].decode()
     assert (seen[0] == b"good-1") == (given == [b"good-1"])
+
+
+def test_a_request_that_is_sent_again_is_known_and_another_is_not() -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "1+1"}], "stream": True}
+    assert known_by(body) == known_by(body | {"stream": False, "temperature": 1})
+    assert known_by(body) != known_by(body | {"messages": [{"role": "user", "content": "1+2"}]})
+    assert known_by({"prompt": "1+1"}) != known_by({"prompt": "1+2"})
+    assert known_by(body) != known_by(body | {"user": "other"})
+
+
+@pytest.mark.parametrize(
+    ("body", "sequences"),
+    [
+        ({}, 1),
+        ({"n": 4}, 4),
+        ({"prompt": ["a", "b"], "n": 2}, 4),
+        ({"prompt": [1, 2, 3]}, 1),
+        ({"prompt": "a", "n": None}, 1),
+    ],
+)
+def test_a_request_takes_a_seat_for_each_of_its_sequences(body: dict[str, object], sequences: int) -> None:
+    assert sequences_of(body) == sequences

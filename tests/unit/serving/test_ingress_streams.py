@@ -9,7 +9,6 @@ from typing import Any
 
 from reasonscale.serving import events
 from reasonscale.serving.access_log import ENV, AccessLog, Entry
-from reasonscale.serving.limits import NO_RATE_S, InFlight
 from reasonscale.serving.stream import KEEP_ALIVE, KEEP_ALIVE_S, error_of, flatten, relay
 
 COUNTS = {"prompt_tokens": 3, "reasoning_tokens": 2, "answer_tokens": 1, "budget_exhausted": False}
@@ -150,26 +149,6 @@ def test_an_error_that_is_no_error_object_is_still_an_error() -> None:
         assert error_of(broken)[0] == 500
 
 
-def test_an_ingress_holds_no_more_than_it_may_and_gives_every_place_back() -> None:
-    held = InFlight()
-    assert [held.take(2) for _ in range(4)] == [True, True, False, False]
-    held.give(1.0)
-    assert held.take(2)
-    assert held.held == 2
-
-
-def test_who_is_refused_is_told_a_time_between_one_and_sixty_seconds() -> None:
-    held = InFlight()
-    assert held.retry_after_s(0.0) == NO_RATE_S
-    for _ in range(40):
-        held.take(1000)
-    for second in range(10):
-        held.give(float(second))
-    assert held.retry_after_s(10.0) == 15  # 30 are held, one ends each second: half of them in 15 s
-    assert held.retry_after_s(1e9) == 60
-    assert InFlight().retry_after_s(5.0) >= 1
-
-
 def test_a_line_of_the_access_log_is_json_of_counts_and_times(tmp_path: Path) -> None:
     path = tmp_path / "logs" / "access.jsonl"
     log = AccessLog({ENV: str(path)})
@@ -180,7 +159,7 @@ def test_a_line_of_the_access_log_is_json_of_counts_and_times(tmp_path: Path) ->
     assert second["ttft_s"] is None
     assert set(first) == {
         "time", "id", "model", "cls", "endpoint", "streamed", "status", "budget", "prompt_tokens", "reasoning_tokens",
-        "answer_tokens", "budget_exhausted", "ttft_s", "ttfat_s", "e2e_s", "resumed", "error",
+        "answer_tokens", "budget_exhausted", "ttft_s", "ttfat_s", "e2e_s", "held_s", "resumed", "moved", "error",
     }  # fmt: skip
 
 

@@ -7,7 +7,18 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasonscale.serving.routing import AT, KV_CAPACITY, KV_TOKENS, PREEMPTED, REQUESTS, STALE_S, WAITING_PROMPT, Loads
+from reasonscale.serving.routing import (
+    AT,
+    BY,
+    KV_CAPACITY,
+    KV_TOKENS,
+    PREEMPTED,
+    REQUESTS,
+    STALE_S,
+    WAITING_PROMPT,
+    Loads,
+    Takes,
+)
 
 
 class Clock:
@@ -55,7 +66,7 @@ def test_a_report_replaces_what_was_sent_long_before_it_and_not_what_it_may_have
     assert loads.work("a") == 2000 * 2 + 5 * 100
 
 
-def test_one_that_hangs_is_full_or_is_to_be_emptied_is_taken_last_and_still_taken() -> None:
+def test_one_that_is_late_or_full_is_taken_last_and_one_to_avoid_only_where_no_other_is_there() -> None:
     clock = Clock()
     loads = Loads(clock)
     loads.report("silent", stats())
@@ -70,8 +81,8 @@ def test_one_that_hangs_is_full_or_is_to_be_emptied_is_taken_last_and_still_take
         "preempts",
         "full",
         "silent",
-        "hangs",
     ]
+    assert loads.order(["hangs"]) == ["hangs"]
     clock.now += 61
     loads.report("hangs", stats(at=2.0))
     assert loads.order(["hangs"]) == ["hangs"]
@@ -113,3 +124,31 @@ def test_replicas_that_are_gone_are_forgotten() -> None:
     loads.report("a", stats(kv=50))
     loads.keep(["b"])
     assert loads.work("a") == 0
+
+
+def test_there_is_room_where_seats_are_free_and_none_where_the_cache_is_full_or_one_preempts_or_hangs() -> None:
+    clock = Clock()
+    loads = Loads(clock)
+    assert loads.takes(8, "me") is None
+    loads.report("free", stats(**{BY: {"me": 2, "other": 3}}))
+    assert loads.takes(8, "me") == Takes(5, 2, 0.0)  # two that are there and three more
+    loads.report("new", {})
+    assert loads.takes(8, "me").in_all == 13  # type: ignore[union-attr]
+    full = {
+        "full": stats(kv=96_000),
+        "filling": stats(kv=60_000, prompt=40_000),
+        "preempts": stats(**{PREEMPTED: True}),
+    }
+    for name, report in full.items():
+        loads.report(name, report | {BY: {"me": 1}})
+    loads.report("hangs", stats(**{BY: {"me": 1}}))
+    loads.avoid("hangs", 60)
+    found = loads.takes(8, "me")
+    assert found is not None
+    assert found.in_all == 13 + 4  # they keep what they have
+    clock.now += 2.0
+    loads.report("preempts", stats(at=2.0, **{BY: {"me": 1}}))
+    assert loads.takes(8, "me").in_all == 13 + 3 + 8  # type: ignore[union-attr]
+    assert loads.takes(8, "me").oldest_s == float("inf")  # type: ignore[union-attr]
+    loads.keep(["free"])
+    assert loads.takes(4, "other") == Takes(2, 3, 2.0)  # over its seats: none is sent until some end

@@ -3,58 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from tests.unit.serving.virtual_time import clock, play
 
 from reasonscale.serving import events
 from reasonscale.serving.continuation import Continuation
 from reasonscale.serving.errors import EngineLost, GaveUp
-from reasonscale.serving.takeover import MANY_DEATHS, OFF_S, PASSED_TOKENS, Deaths, Takeover, Turns
-
-
-class Loop(asyncio.SelectorEventLoop):
-    """A loop whose time jumps to the next thing that is to happen."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._now = 0.0
-        select = self._selector.select  # type: ignore[attr-defined]
-
-        def at_once(timeout: float | None = None) -> Any:
-            if timeout:
-                self._now += timeout
-            return select(0)
-
-        self._selector.select = at_once  # type: ignore[attr-defined]
-
-    def time(self) -> float:
-        return self._now
-
-
-def play(main: Any) -> Any:
-    with asyncio.Runner(loop_factory=Loop) as runner:
-        return runner.run(main)
-
-
-def clock() -> float:
-    return asyncio.get_running_loop().time()
+from reasonscale.serving.takeover import PASSED_TOKENS, ROOM_S, Takeover, Way
+from reasonscale.serving.turns import MANY_DEATHS, OFF_S, TURN_S, Deaths, Gone, Turns
 
 
 class Stream:
     """Plays one engine's stream of a request: tokens, a second each; then a loss, silence, or the end."""
 
-    def __init__(self, tokens: int, then: str, name: str = "a") -> None:
-        self.tokens, self.then, self.name = tokens, then, name
+    def __init__(self, tokens: int, then: str, name: str = "a", says: str | None = None) -> None:
+        self.tokens, self.then, self.name, self.says = tokens, then, name, says
 
     async def __aiter__(self) -> AsyncIterator[Any]:
-        yield [(events.ALIVE, {}, [], ())]
+        if self.then == "never":
+            await asyncio.sleep(1e9)
+        yield [(events.ALIVE, {"replica": self.says}, [], ())]
         for token in range(self.tokens):
             await asyncio.sleep(1)
             yield [(events.ANSWER, f"data: {token}\n\n", [token], ())]
         if self.then == "dies":
             raise EngineLost(self.name)
+        if self.then == "refuses":
+            yield [(events.ERROR, 'data: {"error": {"message": "too long", "code": 400}}', [], ())]
         if self.then == "wrong":
             raise ValueError("a request was wrong")
         if self.then == "hangs":
@@ -70,17 +49,24 @@ class Scene:
     def __init__(self, *streams: Stream, deaths: Deaths | None = None, binds: str | None = None) -> None:
         self.streams, self.at = list(streams), ("", 0.0)
         self.opened, self.avoided, self.pauses = 0, [], []  # type: ignore[var-annotated]
+        self.leaving: set[str] = set()
+        self.full_until, self.moved = 0.0, 0
         self.deaths = deaths or Deaths(clock)
         self.kept = Continuation(binds)
-        self.takeover = Takeover(
-            self.kept, 0.0, self.deaths, hang_s=60.0, attempts=3, open_stream=self.open, placed=lambda: self.at,
-            avoid=self.avoided.append, resumed=self.pauses.append, clock=clock,
+        way = Way(
+            self.open, placed=lambda: self.at, avoid=self.avoided.append, leaves=self.leaving.__contains__,
+            room=lambda tokens: clock() >= self.full_until, resumed=self.pauses.append, moved=self.was_moved,
         )  # fmt: skip
+        self.takeover = Takeover(self.kept, 0.0, self.deaths, way, hang_s=60.0, attempts=3, back_s=100.0, clock=clock)
+
+    def was_moved(self) -> None:
+        self.moved += 1
 
     def open(self) -> Stream:
         stream = self.streams[self.opened]
         self.opened += 1
-        self.at = (stream.name, clock())
+        if stream.name:
+            self.at = (stream.name, clock())
         return stream
 
     async def run(self) -> int:
@@ -133,6 +119,87 @@ def test_a_lost_replica_that_is_met_again_before_it_is_gone_is_no_second_death()
         scene = Scene(Stream(2, "dies", "a"), *dying, Stream(3, "ends", "b"))
         assert await scene.run() == 5
         assert (scene.takeover.times, set(scene.avoided)) == (1, {"a"})
+
+    play(main())
+
+
+def test_the_replica_that_a_request_is_in_is_the_one_that_says_so() -> None:
+    async def main() -> None:
+        # The router gave it to `b` first, which was slow to answer, and then again to the one that dies.
+        scene = Scene(Stream(2, "dies", "a", "a"), Stream(0, "dies", "b", "a"), Stream(3, "ends", "b", "b"))
+        assert await scene.run() == 5
+        assert (scene.takeover.times, set(scene.avoided)) == (1, {"a"})
+
+    play(main())
+
+
+def test_a_replica_that_is_about_to_be_stopped_hands_its_requests_on_one_by_one_and_runs_them_until_then() -> None:
+    async def main() -> None:
+        deaths = Deaths(clock)
+        scenes = [Scene(Stream(60, "ends", "a", "a"), Stream(30, "ends", "b", "b"), deaths=deaths) for _ in range(3)]
+        running = [asyncio.create_task(scene.run()) for scene in scenes]
+        await asyncio.sleep(10.5)
+        for scene in scenes:
+            scene.leaving.add("a")
+        await asyncio.gather(*running)
+        assert [(s.opened, s.moved, s.takeover.times, s.pauses) for s in scenes] == [(2, 1, 0, [])] * 3
+        made = sorted(len(s.kept.ids) - 30 for s in scenes)
+        # The next leaves when the one before has made four tokens elsewhere.
+        assert 11 <= made[0] <= 12
+        assert all(4 <= later - sooner <= 5 for sooner, later in itertools.pairwise(made))
+
+    play(main())
+
+
+def test_a_request_that_is_bound_to_a_replica_that_will_be_stopped_stays_to_the_end() -> None:
+    async def main() -> None:
+        scene = Scene(Stream(20, "ends", "a", "a"), binds="logprobs")
+        scene.leaving.add("a")
+        assert await scene.run() == 20
+
+    play(main())
+
+
+def test_one_that_was_only_moved_is_no_suspect_when_its_next_engine_dies() -> None:
+    async def main() -> None:
+        scene = Scene(Stream(9, "ends", "a", "a"), Stream(0, "dies", "b", "b"), Stream(4, "ends", "c", "c"))
+        scene.leaving.add("a")
+        assert await scene.run() == 5
+        assert (scene.opened, scene.takeover.times) == (3, 1)
+
+    play(main())
+
+
+def test_an_engine_that_refuses_what_it_is_to_go_on_with_ends_it_in_clear_words() -> None:
+    async def main() -> None:
+        scene = Scene(Stream(5, "dies", "a"), Stream(0, "refuses", "b"))
+        with pytest.raises(GaveUp, match="refused it: too long") as found:
+            await scene.run()
+        assert (found.value.status, found.value.code) == (503, "engine_lost")
+
+    play(main())
+
+
+def test_where_no_other_engine_comes_a_request_is_given_up_in_the_end() -> None:
+    async def main() -> None:
+        scene = Scene(Stream(5, "dies", "a"), Stream(0, "never", ""))
+        with pytest.raises(GaveUp, match="no other came in 100 s"):
+            await scene.run()
+
+    play(main())
+
+
+def test_a_resume_waits_for_room_in_a_kv_cache_and_not_for_ever() -> None:
+    async def main() -> None:
+        scene = Scene(Stream(1, "dies", "a"), Stream(1, "ends", "b"))
+        scene.full_until = 10.0
+        await scene.run()
+        assert 10 <= clock() < 13
+        never = Scene(Stream(1, "dies", "a"), Stream(1, "ends", "b"))
+        never.full_until = 1e9
+        began = clock()
+        await never.run()
+        assert ROOM_S <= clock() - began < ROOM_S + 5
 
     play(main())
 
@@ -200,6 +267,33 @@ def test_one_that_waits_and_goes_away_holds_up_nobody() -> None:
         turns.give("a")
         await asyncio.wait_for(later, 1)
         assert turns.holds("c")
+
+    play(main())
+
+
+def test_one_whose_turn_it_is_and_who_takes_it_again_does_not_wait_for_itself() -> None:
+    async def main() -> None:
+        turns = Turns()
+        await turns.take("a", 1.0)
+        await asyncio.sleep(TURN_S - 1)
+        await asyncio.wait_for(turns.take("a", 1.0), 0.1)
+        await asyncio.sleep(TURN_S - 1)
+        assert turns.holds("a")  # it began again
+
+    play(main())
+
+
+def test_one_that_waited_elsewhere_and_has_gone_is_passed_over() -> None:
+    async def main() -> None:
+        turns = Turns()
+        await turns.take("a", 1.0)
+        gone = asyncio.create_task(turns.take("b", 2.0))
+        await asyncio.sleep(0)
+        turns.leave("b")
+        with pytest.raises(Gone):
+            await gone
+        turns.leave("a")
+        await asyncio.wait_for(turns.take("c", 3.0), 0.1)
 
     play(main())
 

@@ -158,3 +158,89 @@ def test_scrapes_that_fail_stretch_the_window_over_what_the_counters_cover() -> 
         _, memory = assemble([], "m", ONE, 100.0 + 5 * i, memory, limit_s=6.0)
     found, _ = assemble(ledger("w", 135.0, arrivals=45), "m", ONE, 135.0, memory, limit_s=6.0)
     assert (found.classes["medium"].arrivals, found.window_s) == (35, 35.0)
+
+
+def ingress(worker: str, at: float, held: float = 0, inside: float = 0, model: str = "m") -> list[Sample]:
+    base = {"model": model, "WorkerId": worker}
+    return [
+        Sample(c.M_INGRESS_TIME, base, at),
+        Sample(c.M_HELD, base, held),
+        Sample(c.M_INGRESS_REQUESTS, base, inside),
+    ]
+
+
+ZERO = Fleet(target=0, ready=0)
+
+
+def test_what_ingresses_hold_is_summed_and_unknown_where_none_is_heard_of() -> None:
+    both = ingress("a", 99, 3, 5) + ingress("b", 98, 1, 1) + ingress("gone", 60, 9, 9) + ingress("x", 99, 7, 7, "other")
+    seen, _ = see(both, 100, fleet=ZERO)
+    assert (seen.held_requests, seen.ingress_requests) == (4, 6)
+    for old in ([], ingress("a", 60, 3, 5)):
+        seen, _ = see(old, 100, fleet=ZERO)
+        assert (seen.held_requests, seen.ingress_requests, seen.freshness) == (None, None, Freshness.ABSENT)
+
+
+def test_at_zero_there_is_no_ledger_and_the_ingress_is_all_there_is_to_know() -> None:
+    seen, memory = see(ingress("a", 99, held=2), 100, fleet=ZERO)
+    assert (seen.freshness, seen.age_s, seen.replicas) == (Freshness.FRESH, 1, ())
+    # The engine that starts then is a new process: it counts whole.
+    seen, _ = see(ingress("a", 104) + ledger("b", 104, arrivals=2), 105, memory)
+    assert seen.classes["medium"].arrivals == 2
+
+
+def test_a_replica_that_is_wanted_and_silent_is_absent_whatever_the_ingress_says() -> None:
+    seen, _ = see(ingress("a", 99, held=2), 100, fleet=Fleet(target=1, ready=0, starting_s=(9.0,)))
+    assert (seen.freshness, seen.held_requests) == (Freshness.ABSENT, 2)
+
+
+def gate(worker: str, at: float, *, waiting: float = 0, entered: float = 0, sent: float = 0) -> list[Sample]:
+    base = {"model": "m", "WorkerId": worker}
+    cls = base | {"cls": "medium"}
+    return [
+        Sample(c.M_GATE_TIME, base, at),
+        Sample(c.M_GATE_WAITING, cls, waiting),
+        Sample(c.M_GATE_PROMPT, cls, 20 * waiting),
+        Sample(c.M_GATE_ENTERED, cls, entered),
+        Sample(c.M_GATE_SENT, cls, sent),
+    ]
+
+
+def test_what_waits_at_the_gates_is_added_to_what_waits_in_the_engines_and_is_no_ledger() -> None:
+    seen, _ = see(ledger("a", 99, waiting=2) + gate("i", 99, waiting=5) + gate("j", 99.5, waiting=1), 100)
+    assert seen.freshness is Freshness.FRESH
+    assert seen.classes["medium"].waiting == 8
+    assert seen.classes["medium"].waiting_prompt_tokens == 120
+    assert [r.id for r in seen.replicas] == ["a"]
+
+
+def test_a_gate_that_has_written_nothing_of_late_holds_nothing() -> None:
+    seen, _ = see(ledger("a", 99, waiting=2) + gate("gone", 80, waiting=500), 100)
+    assert seen.classes["medium"].waiting == 2
+
+
+def test_gates_alone_are_no_signal() -> None:
+    seen, _ = see(gate("i", 99, waiting=5), 100)
+    assert seen.freshness is Freshness.ABSENT
+
+
+def test_a_request_arrives_once_when_it_comes_to_the_gate() -> None:
+    _, memory = see(ledger("a", 99) + gate("i", 99), 100)
+    # Ten come, four go on to the engine.
+    seen, memory = see(ledger("a", 104, arrivals=4) + gate("i", 104, waiting=6, entered=10, sent=4), 105, memory)
+    assert seen.classes["medium"].arrivals == 10
+    # The others follow, and one more comes and goes at once.
+    seen, memory = see(ledger("a", 109, arrivals=11) + gate("i", 109, entered=11, sent=11), 110, memory)
+    assert seen.classes["medium"].arrivals == 1
+    seen, _ = see(ledger("a", 114, arrivals=11) + gate("i", 114, entered=11, sent=11), 115, memory)
+    assert seen.classes["medium"].arrivals == 0
+
+
+def test_what_replicas_have_that_go_is_counted_by_itself_and_still_counts_in_the_whole() -> None:
+    going = [Sample(c.M_DRAINING, {"model": "m", "WorkerId": "a"}, 1.0)]
+    staying = [Sample(c.M_DRAINING, {"model": "m", "WorkerId": "b"}, 0.0)]
+    seen, _ = see(ledger("a", 99, reasoning=3) + going + ledger("b", 99, reasoning=4) + staying, 100, fleet=Fleet(1, 1))
+    assert seen.classes["medium"].reasoning[BIN64] == 7
+    assert seen.draining["medium"].reasoning[BIN64] == 3
+    stale, _ = see(ledger("a", 50, reasoning=3) + going + ledger("b", 99, reasoning=4), 100, fleet=Fleet(1, 1))
+    assert stale.draining == {}

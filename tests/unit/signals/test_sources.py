@@ -83,15 +83,22 @@ async def test_a_prometheus_that_refuses_is_said() -> None:
         await Prometheus("http://p", transport=httpx.MockTransport(answer)).fetch()
 
 
-async def test_the_bearer_token_is_sent() -> None:
-    seen: list[str | None] = []
-
+async def test_the_bearer_token_is_sent_and_read_again_for_each_query(tmp_path: Path) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
-        seen.append(request.headers.get("authorization"))
+        if request.headers.get("authorization") != "Bearer s":
+            return httpx.Response(401, text="<html>no</html>")
         return httpx.Response(200, json={"status": "success", "data": {"result": []}})
 
-    assert await Prometheus("http://p", bearer_token="s", transport=httpx.MockTransport(answer)).fetch() == []
-    assert seen == ["Bearer s"]
+    token = tmp_path / "token"
+    token.write_text("s\n")
+    source = Prometheus("http://p", token_file=token, transport=httpx.MockTransport(answer))
+    assert await source.fetch() == []
+    token.write_text("renewed")
+    with pytest.raises(SignalsMissing, match="refused the query with 401: give it the bearer token that it wants"):
+        await source.fetch()
+    token.unlink()
+    with pytest.raises(SignalsMissing, match="the token for Prometheus can't be read"):
+        await source.fetch()
 
 
 def _free_port() -> int:
@@ -143,3 +150,34 @@ async def test_a_real_prometheus_gives_the_same_observation() -> None:
         process.wait(20)
         web.shutdown()
         shutil.rmtree(folder)
+
+
+@pytest.mark.prometheus
+async def test_a_real_prometheus_with_tls_is_trusted_by_its_certificate_alone(tmp_path: Path) -> None:
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1", "-subj", "/CN=p",
+         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", tmp_path / "k", "-out", tmp_path / "c"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    (tmp_path / "web.yml").write_text(f"tls_server_config: {{cert_file: {tmp_path}/c, key_file: {tmp_path}/k}}\n")
+    (tmp_path / "p.yml").write_text("scrape_configs: []\n")
+    port = _free_port()
+    command = [
+        "prometheus", f"--config.file={tmp_path}/p.yml", f"--web.config.file={tmp_path}/web.yml", f"--storage.tsdb.path={tmp_path}/d",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        url, deadline = f"https://127.0.0.1:{port}", time.monotonic() + 60
+        source, found = Prometheus(url, ca_file=tmp_path / "c"), None
+        while found is None and time.monotonic() < deadline:
+            try:
+                found = await source.fetch()
+            except SignalsMissing:
+                await asyncio.sleep(0.3)
+        assert found == []
+        with pytest.raises(SignalsMissing, match="CERTIFICATE_VERIFY_FAILED"):
+            await Prometheus(url).fetch()
+    finally:
+        process.terminate()
+        process.wait(20)

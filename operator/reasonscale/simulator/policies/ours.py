@@ -62,6 +62,7 @@ def observation(view: View, scrape: Scrape, classes: tuple[str, ...], stale_s: f
         classes=counts,
         replicas=replicas,
         held_requests=float(scrape.held),
+        ingress_requests=float(scrape.held + scrape.running.sum() + scrape.waiting.sum()),
     )
 
 
@@ -74,8 +75,9 @@ class Reasonscale(Policy):
     defaults: ClassVar[Mapping[str, Any]] = {
         "down_stable_s": Rates().down_stable_s,
         "down_interval_s": Rates().down_interval_s,
-        "down_max_step": Rates().down_max_step,
+        "down_max_step": 0,  # 0: as the resource has it, a quarter of those that are spare
         "mean_output_tokens": 1500.0,
+        "zero_after_s": 900.0,  # with minReplicas 0
     }
 
     def __init__(self, setting: Setting, params: Mapping[str, Any] | None = None) -> None:
@@ -83,11 +85,12 @@ class Reasonscale(Policy):
         p = self.p
         rates = Rates(
             down_stable_s=float(p["down_stable_s"]), down_interval_s=float(p["down_interval_s"]),
-            down_max_step=int(p["down_max_step"]),
+            down_max_step=int(p["down_max_step"]) or None,
         )  # fmt: skip
         self.policy = ScalingPolicy(
             min_replicas=setting.min_replicas,
             max_replicas=setting.max_replicas,
+            zero_after_s=float(p["zero_after_s"]) if setting.min_replicas == 0 else None,
             objectives=setting.objectives,
             rates=rates,
             kv_capacity_tokens=float(setting.profile.kv_tokens),

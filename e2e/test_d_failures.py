@@ -1,0 +1,112 @@
+"""What is killed, stopped or lost: replicas are held, it is said, and all goes on by itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+from e2e.cluster.target import Target, until
+from e2e.load import Load, flaws, long_chains
+from e2e.model import NAME, START_S, clusters, patch, wanted
+
+from reasonscale.api import constants as c
+
+pytestmark = [pytest.mark.cluster, pytest.mark.machine, pytest.mark.timeout(900)]
+
+
+def engine_starts(target: Target) -> list[tuple[str, int]]:
+    """Return the engine pods and how often each was started again."""
+    return sorted(
+        (p["metadata"]["uid"], sum(x["restartCount"] for x in p["status"]["containerStatuses"]))
+        for p in target.pods(NAME, "engine")
+    )
+
+
+def under_chains(target: Target, work: Callable[[], None]) -> None:
+    """Do something while long chains run, of which none may fail, and the engines stay the same ones."""
+    before = (clusters(target), engine_starts(target))
+    load = Load(target.url(NAME), NAME, long_chains(6))
+    try:
+        time.sleep(8)
+        work()
+    finally:
+        outcomes = load.end()
+    assert not flaws(outcomes)
+    assert all(o.reasoning_tokens > 300 for o in outcomes)
+    assert (clusters(target), engine_starts(target)) == before
+
+
+def test_a_stopped_prometheus_holds_replicas_and_says_so_until_it_answers_again(serving: Target) -> None:
+    target, machine = serving, serving.machine
+    assert machine is not None
+    assert machine.prometheus is not None
+    patch(target, {"scaling": {"mode": "Auto"}})
+    machine.prometheus.stop()
+    try:
+        said = until(lambda: (x := target.conditions(NAME)["SignalsAvailable"])["reason"] == "PrometheusDown" and x, 60, "it is said")  # fmt: skip
+        assert "replicas are held" in said["message"]
+        assert wanted(target) == 1
+        assert "queuedTokens" not in target.model(NAME)["status"]["demand"]
+    finally:
+        machine.prometheus.start()
+    until(lambda: target.conditions(NAME)["SignalsAvailable"]["status"] == "True", 90, "signals are back")
+
+
+def test_a_killed_operator_comes_back_and_scales_what_it_was_told_meanwhile(serving: Target) -> None:
+    target = serving
+    [pod] = target.list("pods", "app.kubernetes.io/name=reasonscale", "reasonscale")
+    restarts = pod["status"]["containerStatuses"][0]["restartCount"]
+
+    def killed() -> bool:
+        [pod] = target.list("pods", "app.kubernetes.io/name=reasonscale", "reasonscale")
+        found = pod["status"]["containerStatuses"][0]
+        return bool(found["restartCount"] > restarts and found["ready"])
+
+    def work() -> None:
+        patch(target, {"replicas": 1, "scaling": {"mode": "Manual"}})
+        until(lambda: target.conditions(NAME)["ScalingActive"]["reason"] == "Manual", 30, "the mode is taken up")
+        target.kill_operator()
+        target.kubectl("scale", c.SHORT_NAME, NAME, "--replicas=2")
+        began = time.monotonic()
+        until(killed, 120, "the operator is started again")
+        until(lambda: wanted(target) == 2, 60, "it scales")
+        print(f"e2e: a killed operator has scaled {time.monotonic() - began:.0f} s later")
+        target.kubectl("scale", c.SHORT_NAME, NAME, "--replicas=1")
+        until(lambda: wanted(target) == 1, 30, "it scales back")
+        until(lambda: len(target.pods(NAME, "engine")) == 1, 240, "the second pod goes")
+
+    under_chains(target, work)
+
+
+def test_a_killed_kuberay_or_api_server_cuts_no_chain(serving: Target) -> None:
+    target, machine = serving, serving.machine
+    assert machine is not None
+
+    def work() -> None:
+        machine.kuberay.kill()
+        machine.kuberay.start()
+        machine.plane.processes.kill("kube-apiserver")
+        time.sleep(5)
+        machine.plane.start_again("kube-apiserver")
+        machine.plane.wait_ready()
+        target.kubectl("annotate", c.PLURAL, NAME, f"{c.ANNOTATION_HOLD}=true", "--overwrite")
+        until(
+            lambda: target.conditions(NAME)["ScalingActive"]["reason"] == "Held",
+            150,
+            "the operator hears of changes again",
+        )
+        target.kubectl("annotate", c.PLURAL, NAME, f"{c.ANNOTATION_HOLD}-")
+
+    under_chains(target, work)
+
+
+@pytest.mark.soak
+def test_a_lost_head_is_made_again_and_the_model_serves_again(serving: Target) -> None:
+    target = serving
+    [head] = target.pods(NAME, "head")
+    began = time.monotonic()
+    target.kubectl("delete", "pod", head["metadata"]["name"], "--grace-period=0", "--force")
+    until(lambda: not target.ready(NAME), 120, "it is said that nothing serves")
+    until(lambda: target.ready(NAME), 2 * START_S, "the model serves again", 3)
+    print(f"e2e: without fault tolerance of the GCS, a lost head took {time.monotonic() - began:.0f} s until the model served again")  # fmt: skip

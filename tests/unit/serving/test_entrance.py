@@ -1,0 +1,145 @@
+"""The gate in asyncio: who waits goes when a seat comes free, who goes away leaves nothing, and what waits is told."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tests.unit.serving.test_budgets_of_requests import QWEN
+
+from reasonscale.api import constants as c
+from reasonscale.serving import entrance
+from reasonscale.serving.entrance import Entrance, Told
+from reasonscale.serving.gate import Ticket
+from reasonscale.serving.routing import Takes
+
+SETTINGS = replace(QWEN, seats=2, max_queue_s=1000.0, max_in_flight=5, pressure_floor=200, pressure_steps=4)
+
+
+class Metrics:
+    """Ray's metrics as a table."""
+
+    def __init__(self) -> None:
+        self.values: dict[tuple[str, str], float] = {}
+
+    def kind(self, add: bool) -> Any:
+        values = self.values
+
+        class Metric:
+            def __init__(
+                self, name: str, description: str = "", tag_keys: tuple[str, ...] = (), boundaries: Any = None
+            ) -> None:
+                self.name, self.keys = name, set(tag_keys)
+
+            def set(self, value: float = 1.0, tags: dict[str, str] | None = None) -> None:
+                assert set(tags or {}) == self.keys
+                key = (self.name, (tags or {}).get("cls", ""))
+                values[key] = values.get(key, 0.0) + value if add else value
+
+            inc = observe = set
+
+        return Metric
+
+
+@pytest.fixture
+def metrics(monkeypatch: pytest.MonkeyPatch) -> Metrics:
+    found = Metrics()
+    monkeypatch.setattr(entrance, "Gauge", found.kind(add=False))
+    monkeypatch.setattr(entrance, "Counter", found.kind(add=True))
+    monkeypatch.setattr(entrance, "Histogram", found.kind(add=True))
+    monkeypatch.setattr(entrance, "TICK_S", 0.01)
+    monkeypatch.setattr(entrance, "EXPORT_S", 0.01)
+    return found
+
+
+class Replicas:
+    """What the replicas take."""
+
+    def __init__(self, takes: int | None) -> None:
+        self.takes = takes
+
+    def __call__(self, seats: int) -> Takes | None:
+        return None if self.takes is None else Takes(self.takes, 0, 60.0)
+
+
+async def settled(*tasks: asyncio.Task[Any]) -> list[bool]:
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    return [task.done() for task in tasks]
+
+
+def key() -> str:
+    return "k"
+
+
+async def test_who_waits_goes_when_another_ends_and_when_a_replica_comes(metrics: Metrics) -> None:
+    replicas = Replicas(1)
+    gate = Entrance(SETTINGS, replicas, Told())
+    tickets = [Ticket("low", prompt_tokens=10) for _ in range(3)]
+    tasks = [asyncio.create_task(gate.enter(ticket, key)) for ticket in tickets]
+    assert await settled(*tasks) == [True, False, False]
+    gate.leave(tickets[0], 30)
+    assert await settled(*tasks) == [True, True, False]
+    replicas.takes = 2
+    async with asyncio.timeout(5):
+        await tasks[2]
+    assert [task.result() for task in tasks] == [None] * 3
+
+
+async def test_a_client_that_goes_away_while_it_waits_or_as_it_is_sent_leaves_nothing(metrics: Metrics) -> None:
+    gate = Entrance(SETTINGS, Replicas(1), Told())
+    tickets = [Ticket("low") for _ in range(3)]
+    tasks = [asyncio.create_task(gate.enter(ticket, key)) for ticket in tickets]
+    await settled(*tasks)
+    tasks[1].cancel()
+    await settled(*tasks)
+    assert len(gate.gate.waiting) == 1
+    gate.leave(tickets[0], 30)  # the third is sent ...
+    tasks[2].cancel()  # ... and goes away before it knows
+    await asyncio.wait(tasks)
+    assert tasks[2].cancelled()
+    assert not gate.gate.running
+    assert not len(gate.gate.waiting)
+    assert gate.gate.room == 1
+
+
+async def test_what_waits_is_told_by_class_and_what_went_is_no_longer_told(metrics: Metrics) -> None:
+    gate = Entrance(SETTINGS, Replicas(1), Told())
+    tickets = [Ticket("low", prompt_tokens=10), Ticket("high", prompt_tokens=20), Ticket("high", prompt_tokens=30)]
+    tasks = [asyncio.create_task(gate.enter(ticket, key)) for ticket in tickets]
+    await asyncio.sleep(0.05)
+    told = metrics.values
+    assert told[c.M_GATE_WAITING, "low"] == 0
+    assert told[c.M_GATE_WAITING, "high"] == 2
+    assert told[c.M_GATE_PROMPT, "high"] == 50
+    assert told[c.M_GATE_ENTERED, "high"] == 2
+    assert told[c.M_GATE_TIME, ""] > 1e9
+    gate.leave(tickets[0], 30)
+    await asyncio.sleep(0.05)
+    assert told[c.M_GATE_WAITING, "high"] == 1
+    assert told[c.M_GATE_SENT, "high"] == 1
+    tasks[2].cancel()
+    await asyncio.wait(tasks)
+
+
+async def test_under_pressure_the_default_is_smaller_and_settings_change_it_in_place(metrics: Metrics) -> None:
+    gate = Entrance(SETTINGS, Replicas(1), Told())
+    assert gate.budget_default == QWEN.budget_default == 1000
+    gate.gate.pressure.step = 4
+    assert gate.budget_default == 200
+    assert gate.note_shrunk() == {c.HEADER_PRESSURE: "4/4"}
+    assert metrics.values[c.M_SHRUNK, ""] == 1
+    gate.rule(replace(SETTINGS, pressure_floor=500))
+    assert gate.budget_default == 500
+    gate.rule(replace(SETTINGS, pressure_floor=None, pressure_steps=0))
+    assert gate.budget_default == 1000
+
+
+async def test_a_refusal_waits_for_nothing(metrics: Metrics) -> None:
+    gate = Entrance(replace(SETTINGS, max_queue_s=0.1), Replicas(1), Told())
+    assert await gate.enter(Ticket("low"), key) is None
+    refusal = await gate.enter(Ticket("low"), key)
+    assert refusal is not None
+    assert refusal.retry_after_s > 1
