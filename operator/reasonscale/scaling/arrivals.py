@@ -19,6 +19,7 @@ FANO_LIMIT = 4.0
 # A rate wanders like a random walk: by this share in two minutes, as a day of DeepSeek-R1 did (bench/forecast.py).
 DRIFT = 0.16
 DRIFT_S = 120.0
+WALK_S = 180.0  # to here it was seen to stay so; a replica that takes seven minutes must fear twice of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Rate:
 
     def deviation(self, after_s: float) -> float:
         """Return the standard deviation of the rate so far ahead: of its estimate, and of its wandering until then."""
-        return sqrt(self.variance + (DRIFT * self.per_s) ** 2 * min(1.0, after_s / DRIFT_S))
+        return sqrt(self.variance + (DRIFT * self.per_s) ** 2 * max(min(1.0, after_s / DRIFT_S), after_s / WALK_S))
 
 
 def add(memory: Arrivals, arrivals: float, prompt_tokens: float, dt_s: float) -> Arrivals:

@@ -186,3 +186,11 @@ def test_prompts_of_one_size_vary_less_than_few_long_ones_of_the_same_sum():
     # A compound Poisson process: rate x E[prompt^2] in a second.
     assert squares([1000.0]) == pytest.approx(1.0 * 1e6, rel=0.3)
     assert squares([0.0] * 9 + [10_000.0]) == pytest.approx(1.0 * 1e7, rel=0.3)
+
+
+def test_the_further_ahead_the_less_is_known_of_the_rate_also_beyond_minutes():
+    rate = rate_of(add(Arrivals(), 3600.0, 0.0, 3600.0))
+    deviations = [rate.deviation(t) for t in (0.0, 60.0, 120.0, 430.0, 900.0)]
+    assert deviations == sorted(deviations)
+    # A replica that takes seven minutes was given up on two minutes' doubt, and 4 % of the requests missed.
+    assert deviations[3] > 1.4 * deviations[2]
