@@ -176,6 +176,7 @@ class Ingress:
             call.entry,
             settle=lambda status, counts: self._settle(call, status, counts),
             failure=lambda error: _failure(error, rid),
+            more=call.takeover.more if call.takeover is not None else lambda: False,
         )
         headers = call.headers | {"cache-control": "no-cache", "x-accel-buffering": "no"}
         response = _Stream(body, media_type="text/event-stream", headers=headers)

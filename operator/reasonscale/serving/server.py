@@ -16,7 +16,7 @@ from ray.llm._internal.serve.core.server import llm_server
 from ray.llm._internal.serve.core.server.llm_server import LLMServer
 
 from reasonscale.serving import loopback
-from reasonscale.serving.batching import batched
+from reasonscale.serving.batching import batched, interval_s
 from reasonscale.serving.engine import ReasonEngine
 from reasonscale.serving.errors import EngineLost
 from reasonscale.serving.export import Exporter, describe
@@ -25,7 +25,6 @@ from reasonscale.serving.settings import ModelSettings
 
 log = logging.getLogger("ray.serve")
 loopback.apply()
-STREAM_INTERVAL_S = 0.02
 STREAM_BEAT_S = 5.0  # a stream that says nothing says that it is alive
 WHOLE_BEAT_S = 1.0  # and an answer that comes at once says how far it is
 _EXIT_AFTER_S = 1.0  # what an engine's loss is told to its requests in
@@ -65,7 +64,10 @@ class ReasonServer(LLMServer):  # type: ignore[misc]
     async def _sent(self, source: AsyncGenerator[Any, None], beat_s: float, request: Any) -> AsyncGenerator[Any, None]:
         try:
             yield [await anext(source)]  # that it is here, before anything that takes time
-            batches = batched(source, STREAM_INTERVAL_S, beat_s, lambda: self.engine.beat(request.request_id))
+            batches = batched(
+                source, lambda: interval_s(len(self.engine.ledger.rows)), beat_s,
+                lambda: self.engine.beat(request.request_id),
+            )  # fmt: skip
             async with aclosing(batches):
                 async for batch in batches:
                     yield batch

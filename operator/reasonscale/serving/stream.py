@@ -16,16 +16,27 @@ KEEP_ALIVE_S = 15.0
 KEEP_ALIVE = ": thinking\n\n"
 
 
-async def flatten(stream: Any) -> AsyncGenerator[Any, None]:
+class Batch:
+    """How many pieces of the message that came last are still to be read: those come without waiting."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = 0
+
+
+async def flatten(stream: Any, batch: Batch | None = None) -> AsyncGenerator[Any, None]:
     """Yield what the server sends piece by piece: it batches several events of a stream into a list.
 
     Left before its end, the request is cancelled, so that the engine stops making tokens that nobody reads.
     """
     ended = False
+    batch = batch or Batch()
     try:
         async for item in stream:
             if isinstance(item, list):
-                for piece in item:
+                for n, piece in enumerate(item, 1):
+                    batch.left = len(item) - n
                     yield piece
             else:
                 yield item
@@ -52,10 +63,13 @@ async def relay(
     entry: Entry,
     settle: Callable[[int, dict[str, Any]], None],
     failure: Callable[[Exception], tuple[int, str, str]],
+    more: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.monotonic,
 ) -> AsyncGenerator[str, None]:
     """Yield server-sent events, `[DONE]` last and once. `settle(status, counts)` is called when the stream is over.
 
+    Events that came in one message leave in one: `more` tells that the next piece comes without waiting. Each on its way
+    alone costs the ingress and the proxy as much as all of them: 256 streams of an H100 stood at a quarter of its tokens.
     A failure after the first event ends the stream with OpenAI's error object, and is settled as what it is: no 200.
     """
     counts: dict[str, Any] = {}
@@ -63,6 +77,7 @@ async def relay(
     failed: int | None = None
     code = "engine_error"
     sent_s = clock()
+    told: list[str] = []
     try:
         item: Any = first
         while item is not None:
@@ -71,21 +86,26 @@ async def relay(
                 counts = text
             elif kind == events.ERROR:
                 failed, message = error_of(text)
-                yield _error_event(failed, message if failed < 500 else "the engine failed", entry.id)
+                told.append(_error_event(failed, message if failed < 500 else "the engine failed", entry.id))
             elif text != events.DONE:
                 if kind in (events.REASONING, events.ANSWER):
                     entry.first(kind == events.ANSWER, clock())
                 if text:
-                    sent_s = clock()
-                    yield text
-                elif clock() - sent_s >= KEEP_ALIVE_S:
-                    sent_s = clock()
-                    yield KEEP_ALIVE
+                    told.append(text)
+                elif not told and clock() - sent_s >= KEEP_ALIVE_S:
+                    told.append(KEEP_ALIVE)
+            if told and not more():
+                sent_s = clock()
+                yield _taken(told)
             item = await anext(rest, None)
+        if told:
+            yield _taken(told)
         status = failed or 200
         yield events.DONE
     except Exception as error:
         status, message, code = failure(error)
+        if told:
+            yield _taken(told)
         yield _error_event(status, message, entry.id, code)
         yield events.DONE
     finally:
@@ -94,6 +114,12 @@ async def relay(
         if status not in (200, 499):
             entry.error = code
         settle(status, counts)
+
+
+def _taken(told: list[str]) -> str:
+    text = "".join(told)
+    told.clear()
+    return text
 
 
 def _error_event(status: int, message: str, rid: str, code: str = "engine_error") -> str:

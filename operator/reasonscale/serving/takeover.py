@@ -13,7 +13,7 @@ from typing import Any, Final
 from reasonscale.serving import events
 from reasonscale.serving.continuation import Continuation, NotTheSame
 from reasonscale.serving.errors import GaveUp, is_loss
-from reasonscale.serving.stream import KEEP_ALIVE_S, error_of, flatten
+from reasonscale.serving.stream import KEEP_ALIVE_S, Batch, error_of, flatten
 from reasonscale.serving.turns import Losses
 
 log = logging.getLogger("ray.serve")
@@ -61,6 +61,7 @@ class Takeover:
         self._last: str | None = None  # the replica that was lost last
         self._same = 0  # times that it was met again
         self._moving: asyncio.Task[None] | None = None  # waits for the turn to leave a replica
+        self._batch = Batch()
 
     async def pieces(self) -> AsyncGenerator[Any, None]:
         """Yield (kind, text) of a stream, or the one object of a whole answer; GaveUp where no engine may go on."""
@@ -69,7 +70,7 @@ class Takeover:
             while True:
                 try:
                     had = len(self._kept.ids)
-                    async with aclosing(self._watched(flatten(self._way.open_stream()))) as stream:
+                    async with aclosing(self._watched(flatten(self._way.open_stream(), self._batch))) as stream:
                         async for piece in stream:
                             if isinstance(piece, dict):
                                 self._check_refusal(piece.get("error"))
@@ -105,10 +106,15 @@ class Takeover:
                     async for waiting in self._waited():
                         yield waiting
                 self._kept.restart()
+                self._batch.left = 0
         finally:
             if self._moving is not None:
                 self._moving.cancel()
             turns.give(self)
+
+    def more(self) -> bool:
+        """Tell whether the next piece is here already."""
+        return self._batch.left > 0
 
     def _replica(self) -> str | None:
         """Return the replica that has it: as that says itself, else as the router has it."""
@@ -202,6 +208,9 @@ class Takeover:
             piece = first.result()
             while piece is not None:
                 yield piece
+                if self._batch.left:  # it is here: no clock has to be set for it
+                    piece = await anext(stream, None)
+                    continue
                 try:
                     async with asyncio.timeout(self._hang_s):
                         piece = await anext(stream, None)

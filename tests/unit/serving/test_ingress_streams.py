@@ -9,7 +9,7 @@ from typing import Any
 
 from reasonscale.serving import events
 from reasonscale.serving.access_log import ENV, AccessLog, Entry
-from reasonscale.serving.stream import KEEP_ALIVE, KEEP_ALIVE_S, error_of, flatten, relay
+from reasonscale.serving.stream import KEEP_ALIVE, KEEP_ALIVE_S, Batch, error_of, flatten, relay
 
 COUNTS = {"prompt_tokens": 3, "reasoning_tokens": 2, "answer_tokens": 1, "budget_exhausted": False}
 
@@ -53,11 +53,13 @@ class Played:
         return 503, "lost", "engine_error"
 
     async def open(self, clock: Any = None) -> Any:
-        pieces = flatten(self.engine)
+        batch = Batch()
+        pieces = flatten(self.engine, batch)
         first = await anext(pieces)
         return relay(
-            first, pieces, self.entry, lambda s, c: self.settled.append((s, c)), self._failed, clock or Clock()
-        )
+            first, pieces, self.entry, lambda s, c: self.settled.append((s, c)), self._failed,
+            more=lambda: batch.left > 0, clock=clock or Clock(),
+        )  # fmt: skip
 
     async def text(self, clock: Any = None) -> str:
         return "".join([piece async for piece in await self.open(clock)])
@@ -80,6 +82,21 @@ async def test_batches_of_any_size_come_out_as_the_same_events() -> None:
         played = Played(Engine(*batches))
         assert await played.text() == want
         assert played.settled == [(200, COUNTS)]
+
+
+async def test_events_that_came_in_one_message_leave_in_one() -> None:
+    played = Played(Engine([R], [R, R, A], [A, A, DONE, END]))
+    sent = [text async for text in await played.open()]
+    assert sent == [R[1], R[1] * 2 + A[1], A[1] * 2, events.DONE]
+
+
+async def test_what_came_before_a_failure_in_its_message_is_sent_before_it() -> None:
+    played = Played(Engine([R, A, (events.ERROR, 'data: {"error":{"message":"bad","code":400}}\n\n')]))
+    sent = [text async for text in await played.open()]
+    assert sent[0].startswith(R[1] + A[1])
+    assert '"error"' in sent[0]
+    assert sent[1] == events.DONE
+    assert played.settled[0][0] == 400
 
 
 async def test_done_comes_last_and_once_whether_the_engine_says_it_or_not() -> None:
