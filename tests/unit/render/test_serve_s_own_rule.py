@@ -36,11 +36,19 @@ def before() -> tuple[str, dict[str, Any]]:
     return versions(BASE)
 
 
+def pair(
+    path: str, before: tuple[str, dict[str, Any]]
+) -> tuple[tuple[str, dict[str, Any]], tuple[str, dict[str, Any]]]:
+    """Return the versions before and after a change of a field, with what else the field needs."""
+    value, more = CHANGES[path]
+    return versions(BASE | more) if more else before, versions(changed(path, value) | more)
+
+
 @pytest.mark.parametrize("path", [p for p, e in EFFECTS.items() if e in (Effect.IN_PLACE, Effect.NOTHING)])
 def test_serve_restarts_no_replica_for_what_is_said_to_change_in_place(
     before: tuple[str, dict[str, Any]], path: str
 ) -> None:
-    code, deployments = versions(changed(path, CHANGES[path][0]))
+    before, (code, deployments) = pair(path, before)
     assert code == before[0]
     assert set(deployments) == set(before[1])
     for name, version in deployments.items():
@@ -51,7 +59,7 @@ def test_serve_restarts_no_replica_for_what_is_said_to_change_in_place(
 def test_serve_restarts_every_replica_for_what_is_said_to_restart_engines(
     before: tuple[str, dict[str, Any]], path: str
 ) -> None:
-    code, deployments = versions(changed(path, CHANGES[path][0]))
+    before, (code, deployments) = pair(path, before)
     assert code != before[0]
     for name in set(deployments) & set(before[1]):
         assert before[1][name].requires_actor_restart(deployments[name]), name
