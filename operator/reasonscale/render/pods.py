@@ -21,7 +21,7 @@ _CODE_SOURCE: Final = "/opt/reasonscale"
 # Pod Security's profile `restricted`.
 RESTRICTED: Final[dict[str, Any]] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 RESTRICTED_POD: Final[dict[str, Any]] = {"runAsNonRoot": True, "runAsUser": 1000, "runAsGroup": 100, "fsGroup": 100, "seccompProfile": {"type": "RuntimeDefault"}}  # fmt: skip
-# KubeRay's own takes a pod out of the Service after a single check of 2 s, in which two programs start: a busy node lost both.
+# KubeRay's own takes a pod out of the Service after a single check of 2 s, in which two programs start: little on a busy node.
 _PROBE: Final[dict[str, Any]] = {"httpGet": {"path": "/-/healthz", "port": PORT_API}, "initialDelaySeconds": 10, "periodSeconds": 5, "timeoutSeconds": 5, "failureThreshold": 3}  # fmt: skip
 GRACE_S: Final = 60
 HEAD_GRACE_S: Final = 20
