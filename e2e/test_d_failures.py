@@ -81,6 +81,7 @@ def test_a_killed_operator_comes_back_and_scales_what_it_was_told_meanwhile(serv
     under_chains(target, work)
 
 
+@pytest.mark.soak
 def test_a_killed_kuberay_or_api_server_cuts_no_chain(serving: Target) -> None:
     target, machine = serving, serving.machine
     assert machine is not None
