@@ -12,7 +12,7 @@ MEMORY_HALF_LIFE_S = 1800.0
 TPOT_HALF_LIFE_S = 20.0
 # Of the objective for time per output token. What a forecast may miss and what prompts take are counted by themselves;
 # the rest is for replicas that are not loaded alike.
-AIM = 0.92
+AIM = 0.90
 PREFILL_BUSY = 0.7  # of the time, with prompts: beyond it they queue for longer than they take
 LEAST_STEPS = 5.0  # of a replica in one tick
 NOISE = 0.1  # relative, of the mean step time over one tick
