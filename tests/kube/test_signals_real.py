@@ -159,7 +159,7 @@ def test_describe_says_what_it_does_why_what_it_waits_for_and_what_is_owed(kuber
         kuberay.http.delete(f"{pods}/seen-engine-x", params={"gracePeriodSeconds": 0})
     for what in (
         "1 of 1 replicas serve", "Draining: 1", "Queued Tokens: ",  # what it does
-        "400 waiting, the queue would take", "replicas wanted, maxReplicas is 4",  # why
+        "tokens owed, KV full now, a replica takes", "replicas wanted, maxReplicas is 4",  # why
         "engine pods: 1 without a node", "pod seen-engine-x waits for GPUs: 0/4 nodes are available", "free some, add nodes, or lower maxReplicas",
         "Tokens Owed: ", "Expected: ",  # what is owed
     ):  # fmt: skip

@@ -38,7 +38,9 @@ class _Lock(LeaseLock):
 
     async def _within(self, call: Awaitable[_T]) -> _T | Exception:
         try:
-            return await asyncio.wait_for(call, self._timeout_s)
+            # Not wait_for: Python 3.11's loses a cancellation that comes as the call ends, and the election went on for ever.
+            async with asyncio.timeout(self._timeout_s):
+                return await call
         except Exception as error:  # the network's, aiohttp's and the server's alike: none of them is a lease
             _log.warning(json.dumps({"event": "lease", "problem": _words(error)}))
             return error
