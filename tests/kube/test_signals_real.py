@@ -109,8 +109,9 @@ def test_a_recommendation_is_made_of_real_signals_and_nothing_is_scaled(kuberay:
         made = until(lambda: kuberay.http.get(f"{MODELS}/seen").json()["status"].get("lastDecision"))
         assert made["to"] > made["from"] == 1
         listed = kuberay.plane.kubectl("get", c.SHORT_NAME, "seen", "-o", "wide").stdout
-        described = kuberay.plane.kubectl("describe", c.SHORT_NAME, "seen").stdout
-        assert "Recommended" in described
+        described = until(  # events come after the status that they are of
+            lambda: "Recommended" in (t := kuberay.plane.kubectl("describe", c.SHORT_NAME, "seen").stdout) and t
+        )
         (tmp_path / "kubectl.txt").write_text(listed + described)
         seen.blind()
         blind = until(
@@ -118,8 +119,7 @@ def test_a_recommendation_is_made_of_real_signals_and_nothing_is_scaled(kuberay:
         )
         assert f"127.0.0.1:{seen.port} did not answer" in blind["message"]
         assert numbers(kuberay, "seen") == 1
-        described = kuberay.plane.kubectl("describe", c.SHORT_NAME, "seen").stdout
-        assert "SignalsMissing" in described
+        assert until(lambda: "SignalsMissing" in kuberay.plane.kubectl("describe", c.SHORT_NAME, "seen").stdout)
         assert "queuedTokens" not in kuberay.http.get(f"{MODELS}/seen").json()["status"]["demand"], (
             "unknown is not zero"
         )
