@@ -162,6 +162,7 @@ def test_a_prompt_that_kills_its_engine_kills_two_at_most_and_everyone_elses_str
     assert len(before - set(fleet.pids())) <= 2
 
 
+@pytest.mark.soak
 def test_a_stopped_replicas_streams_go_on_elsewhere(fleet: Any, undisturbed: list[Heard]) -> None:
     fleet.wait_replicas(2)
     fleet.settings(hang_s=8.0)  # a minute, scaled down
@@ -209,6 +210,7 @@ def test_three_become_one_under_running_streams_in_the_time_that_was_forecast_an
     fleet.wait_all_idle()
 
 
+@pytest.mark.soak
 def test_what_still_runs_shortly_before_the_cap_goes_on_in_another_replica(
     fleet: Any, undisturbed: list[Heard]
 ) -> None:
@@ -236,6 +238,7 @@ def test_what_still_runs_shortly_before_the_cap_goes_on_in_another_replica(
     fleet.put(with_replicas(before, fleet, 1))
 
 
+@pytest.mark.soak
 def test_an_ingress_that_goes_finishes_its_streams(fleet: Any, undisturbed: list[Heard]) -> None:
     fleet.wait_replicas_of(INGRESS, 2)
     load = Load(fleet, [asked(fleet, q) for q in questions(STREAMS)])
@@ -272,6 +275,7 @@ def test_a_killed_ingress_ends_its_own_streams_alone_and_they_may_be_sent_again(
     fleet.wait_replicas_of(INGRESS, 2)
 
 
+@pytest.mark.soak
 def test_an_engine_argument_changes_under_load_and_no_request_fails(fleet: Any, undisturbed: list[Heard]) -> None:
     fleet.put(with_replicas(fleet.config, fleet, 2))
     fleet.wait_replicas(2)
