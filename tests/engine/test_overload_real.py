@@ -23,7 +23,7 @@ from reasonscale.api import constants as c
 from reasonscale.serving.config import INGRESS
 from reasonscale.serving.pace import ENV as PACE_ENV
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.engine, pytest.mark.soak, pytest.mark.timeout(600)]
 SEATS, PACE_S = 64, 0.15
 TTFT_S, MAX_QUEUE_S = 4.0, 3.0
 CLASSES = [["flood", "x-tenant", ["flood"]], ["few", "x-tenant", ["few"]]]

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.kube, pytest.mark.kuberay, pytest.mark.prometheus, pyt
 @pytest.mark.parametrize(
     ("models", "minutes"),
     [
-        pytest.param(6, 1.0, marks=pytest.mark.timeout(1200)),
+        pytest.param(6, 1.0, marks=[pytest.mark.soak, pytest.mark.timeout(1200)]),
         pytest.param(200, 10.0, marks=[pytest.mark.soak, pytest.mark.timeout(5400)]),
     ],
 )
