@@ -48,6 +48,9 @@ PROGRAMS: Final = (
 
 def missing() -> str | None:
     """Return what this machine lacks to be a cluster; None where it has all."""
+    if sys.version_info[:2] != (3, 11):
+        # The images' Python is Debian 12's, and the packages in them are this environment's.
+        return f"the images need Python 3.11, this is {sys.version_info.major}.{sys.version_info.minor} (PYTHON=python3.11 make setup)"
     if os.geteuid() != 0:
         return "a node needs root: containers, mounts and a network"
     if binaries(BINARIES) is None:

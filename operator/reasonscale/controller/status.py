@@ -81,7 +81,9 @@ def _conditions(record: Record | None, found: Found) -> list[dict[str, Any]]:
         asked = record.decision.target if record.decision.act else fleet.target
         asleep = asked == 0 and fleet.ready == 0
         text = f"{fleet.ready} of {asked} replicas serve"
-        if asleep:
+        if asleep and record.observation.ingress_requests is None:
+            out.append(condition("Ready", None, "AtZero", "asleep, and no ingress is heard that would hold a request"))
+        elif asleep:
             # It answers, if late: who waits for Ready must not wait for ever.
             out.append(condition("Ready", True, "AtZero", "asleep; the first request wakes it and is held meanwhile"))
         else:

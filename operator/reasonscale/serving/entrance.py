@@ -105,6 +105,7 @@ class Entrance:
         """Give a request's seat to the next. `made`: tokens that it came to; None: it did not come to its end."""
         self._going.pop(ticket, None)
         self.gate.leave(ticket, time.monotonic(), made)
+        self._look()  # its engine may have been done with it long before: its seat must not count twice
         self._send()
 
     def _look(self) -> None:

@@ -154,7 +154,7 @@ class Gate:
 
     def _servable(self, ticket: Ticket, booking: Booking | None, now: float) -> bool:
         """Tell whether a request will start within the longest queue, nineteen times in twenty."""
-        if self.room > len(self.waiting):
+        if self.room >= sum(t.seats for t in self.waiting) + ticket.seats:
             return True
         longest = self.rules.max_queue_s
         if booking is None:

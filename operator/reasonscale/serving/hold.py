@@ -132,27 +132,34 @@ class Hold:
     async def _let_on(self) -> None:
         """Wake a replica, and then let on as many as its batch has seats for and have not begun: the rest keeps its order here."""
         while self._held:
-            replicas = self._replicas()
-            if replicas:
-                self._note_start()
-                while self._held and self._turns < replicas * self.limits.seats:
-                    first = next(iter(self._held))
-                    self._unhold(first)
-                    assert first.may_go is not None
-                    if not first.may_go.done():
-                        first.turn, self._turns = True, self._turns + 1
-                        first.may_go.set_result(None)
-            else:
-                if replicas is not None and self._asleep_since is None:
-                    self._asleep_since = self._clock()
-                if self._waking is None or self._waking.done():
-                    self._waking = asyncio.create_task(self._call())
+            try:
+                self._turn()
+            except Exception:  # the next look may do better; a hold that stands still would hold everyone
+                log.exception("what is held could not be let on")
             self._moved.clear()
             try:
                 async with asyncio.timeout(LOOK_S):
                     await self._moved.wait()
             except TimeoutError:
                 continue
+        self._asleep_since = None  # nobody waits any longer: what is slept from now on is no start
+
+    def _turn(self) -> None:
+        replicas = self._replicas()
+        if replicas:
+            self._note_start()
+            while self._held and self._turns < replicas * self.limits.seats:
+                first = next(iter(self._held))
+                self._unhold(first)
+                assert first.may_go is not None
+                if not first.may_go.done():
+                    first.turn, self._turns = True, self._turns + 1
+                    first.may_go.set_result(None)
+        else:
+            if replicas is not None and self._asleep_since is None:
+                self._asleep_since = self._clock()
+            if self._waking is None or self._waking.done():
+                self._waking = asyncio.create_task(self._call())
 
     def _note_start(self) -> None:
         if self._asleep_since is not None:

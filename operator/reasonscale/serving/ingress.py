@@ -137,7 +137,9 @@ class Ingress:
         assert call.ticket is not None
         call.leave = await self._holds.enter(settings.model, call.size_bytes)
         call.ticket.accepted = call.leave is not None and call.leave.held_s > 0.0
-        refusal = await self._gate(settings).enter(call.ticket, call.known_by)
+        refusal = await self._gates[settings.model].enter(
+            call.ticket, call.known_by
+        )  # its rules may be newer than ours
         if refusal is not None:
             return self._overloaded(call, refusal)
         call.takeover = self._passages.of(settings, typed, call, chat, most_output)
@@ -218,12 +220,12 @@ class Ingress:
         if call.leave is not None:
             entry.held_s = round(call.leave.held_s, 4)
             call.leave.over()
+        if call.ticket is not None:  # before all that may fail: a seat that is not given back is lost for good
+            made = counts.get("reasoning_tokens", 0) + counts.get("answer_tokens", 0) if status == 200 else None
+            self._gates[entry.model].leave(call.ticket, made)
         entry.status, entry.e2e_s = status, round(now - entry.started_s, 4)
         for name, value in counts.items():
             setattr(entry, name, value)
-        if call.ticket is not None:
-            made = entry.reasoning_tokens + entry.answer_tokens if status == 200 else None
-            self._gates[entry.model].leave(call.ticket, made)
         self._log.write(entry)
         if status == 200:
             self._observe(entry, entry.e2e_s)

@@ -168,6 +168,23 @@ def test_a_client_that_goes_gives_its_place_back_and_the_replica_is_still_woken(
     play(main())
 
 
+def test_a_wake_that_nobody_waited_for_is_not_measured_hours_later():
+    async def main() -> None:
+        model = Model()
+        gone = asyncio.create_task(model.ask(1))
+        await asyncio.sleep(1.0)
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)
+        await asyncio.sleep(100.0)  # it has woken for nobody
+        assert await model.ask(2) == "served 0"
+        await asyncio.sleep(7200.0)
+        model.replicas = 0  # and sleeps again
+        assert await model.ask(3) == "served 60"
+        assert model.starts == [pytest.approx(60.0, abs=1.0)]
+
+    play(main())
+
+
 def test_one_whose_client_goes_after_its_turn_came_does_not_keep_the_others_waiting():
     async def main() -> None:
         model = Model(replace(LIMITS, seats=1), run_s=1000.0)
