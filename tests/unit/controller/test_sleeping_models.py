@@ -128,7 +128,8 @@ async def test_nothing_unknown_wakes_it_or_puts_it_to_sleep(down: bool) -> None:
     world.metrics.ingresses, world.metrics.down = 0, down
     await world.turns(40)
     assert world.replicas == 0
-    assert conditions(world.server)["SignalsAvailable"][0] == "False"
+    found = conditions(world.server)
+    assert (found["SignalsAvailable"][0], found["Ready"][0]) == ("False", "Unknown"), "nobody would hold a request"
     awake = World()
     awake.metrics.ingresses = 0
     await awake.turns(1)
