@@ -12,8 +12,8 @@ from ray.util.metrics import Gauge, Histogram
 
 from reasonscale.api import constants as c
 from reasonscale.serving.hold import Hold, Pass
-from reasonscale.serving.router import READY
 from reasonscale.serving.settings import HoldLimits, ModelSettings
+from reasonscale.serving.shared import READY
 
 _WAKES = [0.5, 1, 2, 5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1200, 1800]
 _GAUGES = (c.M_HELD, c.M_HELD_BYTES, c.M_INGRESS_REQUESTS, c.M_INGRESS_TIME)

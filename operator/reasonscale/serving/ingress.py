@@ -26,8 +26,8 @@ from reasonscale.serving.hold import NotHeld
 from reasonscale.serving.holds import Holds
 from reasonscale.serving.passage import Call, Passages
 from reasonscale.serving.reading import govern, known_by, model_of, read_body, request_id, sequences_of, session_of
-from reasonscale.serving.router import LOADS
 from reasonscale.serving.settings import ModelSettings
+from reasonscale.serving.shared import LOADS
 from reasonscale.serving.stream import error_of, relay
 from reasonscale.serving.typed import typed_request
 

@@ -16,9 +16,9 @@ from reasonscale.serving.board import LossesOf
 from reasonscale.serving.continuation import Continuation, packed, what_binds
 from reasonscale.serving.gate import Ticket
 from reasonscale.serving.hold import Pass
-from reasonscale.serving.router import LOADS, PLACED
 from reasonscale.serving.routing import Loads
 from reasonscale.serving.settings import ModelSettings
+from reasonscale.serving.shared import LOADS, PLACED
 from reasonscale.serving.takeover import Takeover, Way
 
 _PAUSES = [0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300, 600, 1800]

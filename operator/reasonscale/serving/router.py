@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from typing import Any
 
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
 from reasonscale.api import constants as c
+from reasonscale.serving import shared
 from reasonscale.serving.routing import Loads
-
-# The router runs in a thread of its own; the ingress in the same process reads by whole assignments alone.
-LOADS: dict[str, Loads] = {}  # by deployment
-PLACED: OrderedDict[str, tuple[str, float]] = OrderedDict()  # a request's unique id -> its replica, and since when
-READY: dict[str, int] = {}  # replicas that take requests, by deployment
-_PLACED_MOST = 100_000
 
 
 def _told(pending: PendingRequest | None) -> dict[str, str]:
@@ -25,21 +19,21 @@ def _told(pending: PendingRequest | None) -> dict[str, str]:
 
 def _place(rid: str | None, replica: str) -> None:
     if rid:
-        PLACED[rid] = (replica, time.monotonic())
-        while len(PLACED) > _PLACED_MOST:
-            PLACED.popitem(last=False)
+        shared.PLACED[rid] = (replica, time.monotonic())
+        while len(shared.PLACED) > shared.PLACED_MOST:
+            shared.PLACED.popitem(last=False)
 
 
 class ExpectedWork(RequestRouter):  # type: ignore[misc]
     """Ranks all replicas by the tokens that they hold and expect."""
 
     def initialize_state(self, **kwargs: Any) -> None:
-        self._loads = LOADS.setdefault(self._deployment_id.name, Loads())
+        self._loads = shared.LOADS.setdefault(self._deployment_id.name, Loads())
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         """Take the replicas that there are, and their reports: also where no request comes, so that the gate sees room."""
         super().update_replicas(replicas)
-        READY[self._deployment_id.name] = len(self._heard(replicas))
+        shared.READY[self._deployment_id.name] = len(self._heard(replicas))
 
     def _heard(self, replicas: list[RunningReplica]) -> dict[str, RunningReplica]:
         by_name = {replica.replica_id.unique_id: replica for replica in replicas}
