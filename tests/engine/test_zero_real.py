@@ -19,7 +19,7 @@ from reasonscale.scaling.types import Observation
 from reasonscale.serving.numbers import number_of, set_number
 from reasonscale.signals.sources import ModelSource, Scrape
 
-pytestmark = [pytest.mark.engine, pytest.mark.soak, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 LIMIT = 100
 SEATS = 8
 
