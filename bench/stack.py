@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -148,26 +148,25 @@ def flags(kwargs: dict[str, Any]) -> list[str]:
 
 
 @asynccontextmanager
-async def bare(pace_ms: float, log: Path, timeout_s: float = 240.0) -> AsyncIterator[str]:
-    """Run vLLM's own server on the same model with the same arguments; yield its address."""
-    resolved, port = model(), free_port()
-    args: Sequence[str] = [
+async def vllm_server(
+    resolved: Resolved, kwargs: dict[str, Any], env: dict[str, str], log: Path, timeout_s: float
+) -> AsyncIterator[str]:
+    """Run vLLM's own server with an engine's arguments; yield its address once it is healthy."""
+    port = free_port()
+    command = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port),
-        "--model", resolved.model_source, "--served-model-name", resolved.served_name, *flags(engine_kwargs(resolved)),
+        "--model", resolved.model_source, "--served-model-name", resolved.served_name, *flags(kwargs),
         "--disable-uvicorn-access-log",
     ]  # fmt: skip
-    env = (
-        os.environ | LOCAL_ENV | OFFLINE_ENV | pace(pace_ms) | {"VLLM_NO_USAGE_STATS": "1", "VLLM_HOST_IP": "127.0.0.1"}
-    )
     with log.open("wb") as file:
-        process = await asyncio.create_subprocess_exec(*args, env=env, stdout=file, stderr=asyncio.subprocess.STDOUT)
+        process = await asyncio.create_subprocess_exec(*command, env=env, stdout=file, stderr=asyncio.subprocess.STDOUT)
     url = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + timeout_s
         async with httpx.AsyncClient(trust_env=False, timeout=5) as http:
             while True:
                 if process.returncode is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"the bare server did not start; see {log}")
+                    raise RuntimeError(f"the bare server did not start: {log.read_text(errors='replace')[-1500:]}")
                 try:
                     if (await http.get(f"{url}/health")).status_code == 200:
                         break
@@ -182,3 +181,15 @@ async def bare(pace_ms: float, log: Path, timeout_s: float = 240.0) -> AsyncIter
                 await asyncio.wait_for(process.wait(), 30)
             except TimeoutError:
                 process.kill()
+                await process.wait()
+
+
+@asynccontextmanager
+async def bare(pace_ms: float, log: Path, timeout_s: float = 240.0) -> AsyncIterator[str]:
+    """Run vLLM's own server on the same model with the same arguments; yield its address."""
+    resolved = model()
+    env = (
+        os.environ | LOCAL_ENV | OFFLINE_ENV | pace(pace_ms) | {"VLLM_NO_USAGE_STATS": "1", "VLLM_HOST_IP": "127.0.0.1"}
+    )
+    async with vllm_server(resolved, engine_kwargs(resolved), env, log, timeout_s) as url:
+        yield url

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 import tempfile
@@ -15,7 +14,7 @@ from typing import Any
 
 import httpx
 from bench.gpu.client import Seen, body, play
-from bench.stack import flags
+from bench.stack import vllm_server
 
 from reasonscale.api.load import load_models
 from reasonscale.api.resolve import Resolved, resolve
@@ -33,37 +32,10 @@ def resolved_of(file: Path) -> Resolved:
 @asynccontextmanager
 async def bare(resolved: Resolved, log: Path, *, gpus: bool = True, timeout_s: float = 400.0) -> AsyncIterator[str]:
     """Run vLLM's own server with the arguments that the stack would give it; yield its address."""
-    port = free_port()
     args = model_args(resolved, local=True, gpus=gpus, env={})
-    command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port),
-        "--model", resolved.model_source, "--served-model-name", resolved.served_name, *flags(args["engine_kwargs"]),
-        "--disable-uvicorn-access-log",
-    ]  # fmt: skip
     env = os.environ | OFFLINE_ENV | ({} if gpus else dict(CPU_ENV)) | {"VLLM_NO_USAGE_STATS": "1"}
-    with log.open("wb") as file:
-        process = await asyncio.create_subprocess_exec(*command, env=env, stdout=file, stderr=asyncio.subprocess.STDOUT)
-    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + timeout_s
-    try:
-        async with httpx.AsyncClient(trust_env=False, timeout=5) as http:
-            while True:
-                if process.returncode is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"the bare server did not start: {log.read_text(errors='replace')[-1500:]}")
-                try:
-                    if (await http.get(f"{url}/health")).status_code == 200:
-                        break
-                except httpx.HTTPError:
-                    pass
-                await asyncio.sleep(0.5)
+    async with vllm_server(resolved, args["engine_kwargs"], env, log, timeout_s) as url:
         yield url
-    finally:
-        if process.returncode is None:
-            process.terminate()
-            try:
-                await asyncio.wait_for(process.wait(), 30)
-            except TimeoutError:
-                process.kill()
-                await process.wait()
 
 
 @asynccontextmanager
