@@ -26,7 +26,8 @@ rm -rf .venv
 "$python" -m venv .venv || die "python -m venv failed; on Debian: apt-get install python3-venv"
 # An index answers late at times: three tries each, with a pause.
 tries() { for n in 1 2 3; do "$@" && return 0; [ "$n" = 3 ] || { say "try $n failed, again in $((n * 10)) s"; sleep $((n * 10)); }; done; die "gave up after three tries: $*"; }
-grep -A999 '^uv==' requirements/dev.txt | awk 'NR>1 && /^[a-z]/ {exit} {print}' > .venv/uv.txt
+# One program to its end: a reader that leaves a pipe early kills its writer, and the set-up with it.
+awk '/^[a-z]/ {in_uv = /^uv==/} in_uv' requirements/dev.txt > .venv/uv.txt
 tries .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.txt
 say "installing $(grep -c == requirements/dev.txt) locked packages"
 UV_HTTP_TIMEOUT=180 tries .venv/bin/uv pip sync --quiet --python .venv/bin/python --require-hashes --link-mode=copy requirements/dev.txt
