@@ -60,13 +60,18 @@ def write(name: str, folder: Path) -> Path:
 
 def resource(
     shape: str, folder: Path, *, fraction: int, replicas: int | None = None, seats: int = 256, context: int = 8192,
-    tpot: str = "50ms", cpu: bool = False, most: int = 3,
+    tpot: str = "50ms", cpu: bool = False, most: int = 3, blocks: int = 400,
 ) -> Path:  # fmt: skip
     """Write a shape's folder and a resource that serves it; `replicas`: so many, else scaled from 1 to `most`."""
     source = write(shape, folder)
     args = {"load_format": "dummy", "max_num_seqs": str(seats), "enable_prefix_caching": "false"}
     if cpu:
-        args |= {"dtype": "float32", "enforce_eager": "true", "block_size": "32", "num_gpu_blocks_override": "400"}
+        args |= {
+            "dtype": "float32",
+            "enforce_eager": "true",
+            "block_size": "32",
+            "num_gpu_blocks_override": str(blocks),
+        }
     scaling: dict[str, Any] = {
         "maxReplicas": most, "objectives": {"ttft": "2s", "tpot": tpot, "attainmentPercent": 95},
         "rates": {"downStable": "20s", "downInterval": "10s"},

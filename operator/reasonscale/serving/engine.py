@@ -20,8 +20,10 @@ from vllm.v1.metrics.loggers import StatLoggerBase
 
 from reasonscale.api import constants as c
 from reasonscale.serving import events, place
+from reasonscale.serving.batching import SHORTEST_S, interval_s
 from reasonscale.serving.continuation import unpacked
 from reasonscale.serving.errors import EngineLost
+from reasonscale.serving.gather import Gatherer, gatherer_of
 from reasonscale.serving.ledger import Ledger, Result, Tracker
 from reasonscale.serving.replay import go_on, mark_of
 from reasonscale.serving.settings import CRASH_ENV
@@ -43,6 +45,8 @@ class Asked:
     arriving: bool = True  # not in the ledger yet: its prompt is being made
     ingress: str = ""  # which sent it
     sequences: int = 0  # choices of all its prompts that have begun
+    tools: bool = False  # it may call tools
+    gathers: bool = False  # its tokens leave the engine several at once
 
     @classmethod
     def of(cls, headers: Mapping[str, str]) -> Asked:
@@ -199,9 +203,18 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
             )  # fmt: skip
         else:
             source = self._plain_generate(prompt, sampling_params, request_id, **kwargs)
+        # Parsers of tools are made for one token at a time.
+        gathers = delta and not made and len(keys) == 1 and not asked.tools
+        gatherer: Gatherer | None = None
         try:
             async with aclosing(source) as stream:
                 async for output in stream:
+                    if gathers:
+                        if gatherer is None:
+                            gatherer = gatherer_of(self._engine_client, rid)
+                            asked.gathers = gatherer is not None
+                        else:
+                            gatherer.took(len(output.outputs[0].token_ids), interval_s(len(ledger.rows)))
                     for part in () if made else output.outputs:
                         key = _row_id(rid, part.index)
                         if key in self._trackers:
@@ -212,8 +225,15 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
                                 self._finish(key, part.index, budget, ended=part.finish_reason == "stop")
                     yield output
         finally:
+            if gatherer is not None and rid in self._trackers:  # its client left
+                self._progress(rid, gatherer.unsent(self._trackers[rid].generated), True)
             for index, key in enumerate(keys):
                 self._finish(key, index, budget, ended=False)
+
+    def interval_s(self, plain: str) -> float:
+        """Return how long what a request streams is gathered into one message."""
+        asked = self._asked.get(plain)
+        return SHORTEST_S if asked is not None and asked.gathers else interval_s(len(self.ledger.rows))
 
     def _begin(self, keys: Sequence[str], asked: Asked, prompt_ids: Any, thinks: bool, delta: bool) -> list[int]:
         """Enter a request's choices in the ledger; return what another engine made of it."""
@@ -340,6 +360,7 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
             yield {"refused": self.retry_after_s(), "waiting": waiting}
             return
         asked = self._asked[plain] = Asked.of(headers)
+        asked.tools = bool(getattr(request, "tools", None))
         rid = prefix + plain
         try:
             yield (events.ALIVE, {"replica": self.replica}, [], ())

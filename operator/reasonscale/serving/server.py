@@ -16,7 +16,7 @@ from ray.llm._internal.serve.core.server import llm_server
 from ray.llm._internal.serve.core.server.llm_server import LLMServer
 
 from reasonscale.serving import loopback
-from reasonscale.serving.batching import batched, interval_s
+from reasonscale.serving.batching import batched
 from reasonscale.serving.engine import ReasonEngine
 from reasonscale.serving.errors import EngineLost
 from reasonscale.serving.export import Exporter, describe
@@ -65,7 +65,7 @@ class ReasonServer(LLMServer):  # type: ignore[misc]
         try:
             yield [await anext(source)]  # that it is here, before anything that takes time
             batches = batched(
-                source, lambda: interval_s(len(self.engine.ledger.rows)), beat_s,
+                source, lambda: self.engine.interval_s(request.request_id), beat_s,
                 lambda: self.engine.beat(request.request_id),
             )  # fmt: skip
             async with aclosing(batches):
