@@ -22,19 +22,17 @@ from bench.gpu.tax import bare, burst, resolved_of, stack
 # By what a process calls itself; the first that fits.
 ROLES = {
     "engine": ("VLLM::EngineCore",),
-    "ingress": ("ServeReplica:", "ReasonIngress"),
-    "replica": ("ServeReplica:",),
+    "ingress": ("ServeReplica", "Ingress"),
+    "replica": ("ServeReplica",),
     "proxy": ("ProxyActor",),
-    "server": ("vllm.entrypoints", "VLLM::APIServer"),
+    "server": ("vllm.entrypoints",),
 }
 
 
 def role(process: psutil.Process) -> str | None:
     """Return what a process is for, or None where it is not on a token's way."""
     words = " ".join(process.cmdline()) or process.name()
-    if all(w in words for w in ROLES["ingress"]) or "ngress" in words and "ServeReplica" in words:
-        return "ingress"
-    return next((name for name, marks in ROLES.items() if name != "ingress" and any(m in words for m in marks)), None)
+    return next((name for name, marks in ROLES.items() if all(mark in words for mark in marks)), None)
 
 
 def cpu() -> dict[int, tuple[str, float]]:

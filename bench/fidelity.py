@@ -1,7 +1,9 @@
-"""Holds the simulator against the recorded loop: `python -m bench.gpu.fidelity FOLDER` with what `bench.gpu loop` wrote there.
+"""Holds the simulated fleet against a recorded loop: `python -m bench.fidelity FOLDER`.
 
-The same arrivals and lengths go through the simulated fleet, under the same `scaling.decide` with the very policy of the
-record. What a step takes is what the replicas' own counters say; how long a start takes is what the record shows.
+FOLDER is the log folder of `reasonscale up` or `reasonscale demo` (`access.jsonl`, `decisions.jsonl`), or what
+`bench.gpu loop` wrote. The same arrivals and lengths go through the simulated fleet, under the same `scaling.decide` with
+the very policy of the record. What a step takes is what the replicas' own counters say; how long a start takes is what the
+record shows.
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ import gzip
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from bench.forecast import header
 
 from reasonscale.autoscaler import Record
 from reasonscale.scaling.record import from_json
@@ -29,10 +33,82 @@ Floats = npt.NDArray[np.float64]
 TICK_S = 5.0
 
 
-def records(folder: Path) -> list[Record]:
-    """Return the loop's records."""
-    with gzip.open(folder / "loop-decisions.jsonl.gz", "rt") as file:
-        return [from_json(Record, json.loads(line)) for line in file if line.strip()]
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One recorded request; times in seconds, `at` since the recording began."""
+
+    at: float
+    prompt: int
+    reasoning: int
+    answer: int
+    cls: str
+    ttft_s: float
+    ttfat_s: float | None
+    e2e_s: float
+    ok: bool
+
+    @property
+    def tokens(self) -> int:
+        return self.reasoning + self.answer
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What a loop decided, and what its clients saw. `begin`: unix time."""
+
+    begin: float
+    asked: tuple[Asked, ...]
+    records: tuple[Record, ...]
+    header: dict[str, Any]
+
+
+def records(file: Path) -> tuple[Record, ...]:
+    """Return a loop's records."""
+    with gzip.open(file, "rt") if file.suffix == ".gz" else file.open() as lines:
+        return tuple(from_json(Record, json.loads(line)) for line in lines if line.strip())
+
+
+def of_logs(folder: Path) -> Recording:
+    """Return the recording of a log folder: requests that came after the loop's first decision."""
+    found = records(folder / "decisions.jsonl")
+    begin = found[0].observation.time
+    asked = []
+    for line in (folder / "access.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        if row["time"] >= begin and row["reasoning_tokens"] + row["answer_tokens"] > 0:
+            asked.append(
+                Asked(
+                    row["time"] - begin,
+                    row["prompt_tokens"],
+                    row["reasoning_tokens"],
+                    row["answer_tokens"],
+                    row["cls"],
+                    row["ttft_s"] or row["e2e_s"],
+                    row["ttfat_s"],
+                    row["e2e_s"],
+                    row["status"] == 200,
+                )
+            )
+    return Recording(
+        begin, tuple(sorted(asked, key=lambda a: a.at)), found, header(f"python -m bench.fidelity {folder}")
+    )
+
+
+def of_gpu(folder: Path) -> Recording:
+    """Return the recording of `bench.gpu loop`."""
+    with gzip.open(folder / "loop-raw.json.gz", "rt") as file:
+        raw = json.load(file)
+    found = records(folder / "loop-decisions.jsonl.gz")
+    counts = [k for r in found for k in r.observation.classes.values() if k.arrivals >= 1]
+    prompt = round(float(np.median([k.prompt_tokens / k.arrivals for k in counts] or [110])))
+    classes = [r.observation.classes for r in found]
+    cls = max((k for c in classes for k in c), key=lambda k: sum(sum(c[k].reasoning) for c in classes if k in c))
+    asked = [
+        Asked(t, prompt, tokens, 0, cls, s["first"] - s["due"], None, s["last"] - s["due"], not s["error"])
+        for (t, tokens), s in zip(raw["plan"], raw["seen"], strict=True)
+    ]
+    head = json.loads((folder / "gpu-loop.json").read_text()).get("header", {})
+    return Recording(float(raw["start"]), tuple(asked), found, head)
 
 
 def starts(found: Sequence[Record], begin: float) -> list[float]:
@@ -78,42 +154,34 @@ def profile_of(found: Sequence[Record], seats: int, batched: int) -> Profile:
     )  # fmt: skip
 
 
-def simulated(
-    raw: dict[str, Any], found: Sequence[Record], start_s: float, prompt: int, ready: int
-) -> tuple[run.Outcome, Recorded]:
+def simulated(real: Recording, start_s: float, ready: int) -> tuple[run.Outcome, Recorded]:
     """Return what the simulator makes of the same arrivals."""
-    plan, policy = raw["plan"], found[-1].policy
-    cls = max(found, key=lambda r: sum(sum(k.reasoning) for k in r.observation.classes.values())).observation.classes
-    name = max(cls, key=lambda k: sum(cls[k].reasoning))
-    rows = np.array([(t, tokens) for t, tokens in plan])
+    policy, asked = real.records[-1].policy, real.asked
     work = workload.make(
-        "recorded", rows[:, 0], np.full(len(rows), prompt), rows[:, 1].astype(np.int64), np.zeros(len(rows), dtype=np.int64), [name] * len(rows)
+        "recorded", np.array([a.at for a in asked]), np.array([a.prompt for a in asked]), np.array([a.reasoning for a in asked]),
+        np.array([a.answer for a in asked]), [a.cls for a in asked],
     )  # fmt: skip
-    profile = profile_of(found, policy.max_num_seqs, policy.max_num_batched_tokens)
+    profile = profile_of(real.records, policy.max_num_seqs, policy.max_num_batched_tokens)
     options = run.Options(
         cold_start_s=start_s, scrape_s=TICK_S, min_replicas=policy.min_replicas, max_replicas=policy.max_replicas,
         objectives=policy.objectives, first_replicas=ready,
     )  # fmt: skip
-    ours = Recorded(run.setting_of(work, profile, options), found, raw["start"])
+    ours = Recorded(run.setting_of(work, profile, options), real.records, real.begin)
     return run.run(work, profile, ours, options), ours
 
 
-def attainment(raw: dict[str, Any], found: Sequence[Record], prompt: int) -> dict[str, float]:
+def attainment(real: Recording) -> dict[str, float]:
     """Return the share of recorded requests that met each objective, by the simulator's own rules."""
-    o = found[-1].policy.objectives
-    allowed = o.ttft_s + o.ttft_per_prompt_token_s * prompt
-    rows = list(raw["seen"])
-    good = [
-        (s["first"] - s["due"], s["last"] - s["first"], s["last"] - s["due"], s["tokens"], not s["error"]) for s in rows
-    ]
-    met = [
-        (ok and ttft <= allowed, ok and decode <= o.tpot_s * (n - 1) + run.STREAM_SLACK_S, ok and e2e <= allowed + run.STRETCH * o.tpot_s * n)
-        for ttft, decode, e2e, n, ok in good
-    ]  # fmt: skip
-    return {
-        "ttft": sum(m[0] for m in met) / len(met), "tpot": sum(m[1] for m in met) / len(met),
-        "joint": sum(all(m) for m in met) / len(met),
-    }  # fmt: skip
+    o = real.records[-1].policy.objectives
+    met = []
+    for a in real.asked:
+        allowed = o.ttft_s + o.ttft_per_prompt_token_s * a.prompt
+        ttft = a.ok and a.ttft_s <= allowed
+        tpot = a.ok and a.e2e_s - a.ttft_s <= o.tpot_s * (a.tokens - 1) + run.STREAM_SLACK_S
+        stretched = run.STRETCH * o.tpot_s
+        ttfat = a.ok and (a.ttfat_s is None or a.ttfat_s <= allowed + stretched * a.reasoning)
+        met.append((ttft, tpot, ttft and tpot and ttfat and a.e2e_s <= allowed + stretched * a.tokens))
+    return {name: sum(m[i] for m in met) / len(met) for i, name in enumerate(("ttft", "tpot", "joint"))}
 
 
 def series(at: Floats, times: Sequence[float], values: Sequence[float]) -> Floats:
@@ -132,17 +200,14 @@ def _off(real: Floats, sim: Floats) -> dict[str, float]:
     }  # fmt: skip
 
 
-def compare(folder: Path) -> dict[str, Any]:
+def compare(real: Recording) -> dict[str, Any]:
     """Return the comparison over the load's time; `plot` has both series."""
-    with gzip.open(folder / "loop-raw.json.gz", "rt") as file:
-        raw = json.load(file)
-    found, begin = records(folder), float(raw["start"])
-    span = max(t for t, _ in raw["plan"])
+    found, begin = real.records, real.begin
+    span = max(a.at for a in real.asked)
     took = starts(found, begin)
-    prompt = round(float(np.median(list(_prompts(found)) or [110])))
     before = [r for r in found if r.observation.time <= begin]
     ready = before[-1].observation.fleet.ready if before else 1
-    outcome, ours = simulated(raw, found, float(np.mean(took)) if took else 60.0, prompt, ready)
+    outcome, ours = simulated(real, float(np.mean(took)) if took else 60.0, ready)
     times = [r.observation.time - begin for r in found]
     alive = [
         r.observation.fleet.ready + len(r.observation.fleet.starting_s) + r.observation.fleet.draining for r in found
@@ -163,15 +228,17 @@ def compare(folder: Path) -> dict[str, Any]:
             series(at, times, [r.decision.target for r in found]), series(at, sim_times, [d.target for _, d, _ in ours.seen]),
         ),
     }  # fmt: skip
-    seen = attainment(raw, found, prompt)
+    seen = attainment(real)
     return {
-        "span_s": round(span, 1), "requests": len(raw["plan"]), "starts_s": [round(t, 1) for t in took], "prompt_tokens": prompt,
+        "span_s": round(span, 1), "requests": len(real.asked), "starts_s": [round(t, 1) for t in took],
         "step_ms": round(1000 * step_seconds(found)[0], 3),
         "gpu_seconds": _off(pairs["replicas"][0] * len(at), pairs["replicas"][1] * len(at)),
         **{name: _off(*pair) for name, pair in pairs.items()},
         "attainment": {
             name: {"real": round(value, 4), "simulated": round(float(outcome.met[name].mean()), 4)} for name, value in seen.items()
         },
+        "ttft_s": _quantiles([a.ttft_s for a in real.asked if a.ok], outcome.ttft_s),
+        "e2e_s": _quantiles([a.e2e_s for a in real.asked if a.ok], outcome.e2e_s),
         "decisions": {
             "real": [_said(r.decision, begin) for r in found if r.decision.act and r.decision.target != r.decision.current],
             "simulated": [{"t": round(t, 1), "to": to, "why": why} for t, to, why, _ in ours.reasons],
@@ -180,9 +247,13 @@ def compare(folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _prompts(found: Sequence[Record]) -> list[float]:
-    counts = [k for r in found for k in r.observation.classes.values() if k.arrivals >= 1]
-    return [k.prompt_tokens / k.arrivals for k in counts]
+def _quantiles(real: Sequence[float], sim: Floats) -> dict[str, Any]:
+    """Return mean, p50 and p95 of both."""
+    both = {"real": np.array(real), "simulated": sim[np.isfinite(sim)]}
+    return {
+        name: {"mean": round(float(v.mean()), 3), "p50": round(float(np.quantile(v, 0.5)), 3), "p95": round(float(np.quantile(v, 0.95)), 3)}
+        for name, v in both.items()
+    }  # fmt: skip
 
 
 def _said(decision: Decision, begin: float) -> dict[str, Any]:
@@ -201,7 +272,7 @@ def draw(found: dict[str, Any], path: Path, title: str) -> None:
         axes, (("replicas", "replicas"), ("owed_tokens", "tokens owed"), ("kv_tokens", "KV tokens held")), strict=True
     ):
         real, simulated_ = found["plot"][name]
-        axis.plot(found["plot"]["t"], real, label="on the GPU", lw=1.8)
+        axis.plot(found["plot"]["t"], real, label="real", lw=1.8)
         axis.plot(found["plot"]["t"], simulated_, label="simulated", lw=1.4, ls="--")
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
@@ -216,14 +287,16 @@ def main() -> int:
     """Compare, write and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("bench/results/gpu-fidelity.json"))
-    parser.add_argument("--plot", type=Path, default=Path("docs/img/gpu-loop.png"))
+    parser.add_argument("--out", type=Path, default=Path("bench/results/fidelity.json"))
+    parser.add_argument("--plot", type=Path, default=Path("docs/img/fidelity.png"))
     args = parser.parse_args()
-    found = compare(args.folder)
-    head = json.loads((args.folder / "gpu-loop.json").read_text()).get("header", {})
-    draw(found, args.plot, f"one load, three engines on one {head.get('gpu', 'GPU')}, and the simulator")
+    gpu = (args.folder / "loop-raw.json.gz").exists()
+    real = of_gpu(args.folder) if gpu else of_logs(args.folder)
+    found = compare(real)
+    where = f"three engines on one {real.header.get('gpu', 'GPU')}" if gpu else "real engines on a CPU"
+    draw(found, args.plot, f"one load: {where}, and the simulator")
     kept = {k: v for k, v in found.items() if k != "plot"}
-    args.out.write_text(json.dumps({"header": head, **kept}, indent=1) + "\n")
+    args.out.write_text(json.dumps({"header": real.header, **kept}, indent=1) + "\n")
     print(json.dumps(kept, indent=1))
     return 0
 
