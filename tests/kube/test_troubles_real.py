@@ -14,23 +14,13 @@ from typing import Any
 import pytest
 import yaml
 from e2e.cluster.control_plane import free_ports
+from tests.kube.running import CRDS, MODELS, SERVICES, Operator, conditions, numbers, resource, until
 from tests.kube.test_chart_real import path_of, rendered
-from tests.kube.test_operator_real import (  # noqa: F401
-    CRDS,
-    MODELS,
-    SERVICES,
-    Operator,
-    conditions,
-    kuberay,
-    numbers,
-    resource,
-    until,
-)
 
 pytestmark = [pytest.mark.kube, pytest.mark.kuberay, pytest.mark.timeout(300)]
 
 
-def test_a_namespace_that_is_being_deleted_is_named(kuberay: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_a_namespace_that_is_being_deleted_is_named(kuberay: Any, tmp_path: Path) -> None:
     space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "going"}}
     assert kuberay.http.post("/api/v1/namespaces", json=space).status_code == 201
     path = MODELS.replace("/default/", "/going/")
@@ -52,7 +42,7 @@ def test_a_namespace_that_is_being_deleted_is_named(kuberay: Any, tmp_path: Path
     assert "Traceback" not in operator.output.read_text()
 
 
-def test_a_kuberay_that_goes_is_named_and_one_that_comes_back_is_used_at_once(kuberay: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_a_kuberay_that_goes_is_named_and_one_that_comes_back_is_used_at_once(kuberay: Any, tmp_path: Path) -> None:
     operator = Operator(kuberay, tmp_path, ports=free_ports(2))
     try:
         spec = {"scaling": {"mode": "Manual", "maxReplicas": 4}, "replicas": 3}
@@ -91,7 +81,7 @@ def namespaced(cluster: Any) -> Iterator[str]:
             cluster.http.delete(path)
 
 
-def test_a_role_of_one_namespace_is_enough_for_it(kuberay: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_a_role_of_one_namespace_is_enough_for_it(kuberay: Any, tmp_path: Path) -> None:
     with namespaced(kuberay) as token:
         config = yaml.safe_load(Path(kuberay.plane.kubeconfig).read_text())
         for user in config["users"]:

@@ -22,7 +22,7 @@ from reasonscale.controller.events import Event, Recorder, events_of
 from reasonscale.controller.kube import KindMissing, Kube, KubeError, NotLeading
 from reasonscale.controller.status import MOVING, Found, changed, moved, refused, stamp, status_of
 from reasonscale.render.children import children
-from reasonscale.render.context import MODELS, SMALL, Context, PodSize, Subject
+from reasonscale.render.context import MODELS, SMALL, Context, PodSize, SecretKey, Subject
 from reasonscale.render.marks import replicas_of
 from reasonscale.scaling.policy import policy_of
 from reasonscale.scaling.types import Fleet, Mode, Policy
@@ -44,6 +44,7 @@ class Settings:
     cpu: bool = False
     rdma: bool = False
     redis_address: str | None = None
+    redis_password: SecretKey | None = None
     pod_monitor: bool = True
     network_policy: bool = True
     direct: bool = False  # ledgers are read from the pods: there is no Prometheus
@@ -266,7 +267,7 @@ class ModelLoop:
         active = ((running.get("status") or {}).get("activeServiceStatus") or {}).get("rayClusterName")
         context = Context(
             namespace=self._namespace, replicas=self._held.target, image=s.image, code_image=s.code_image,
-            uid=self._body["metadata"]["uid"], cpu=s.cpu, rdma=s.rdma, redis_address=s.redis_address, pod_monitor=s.pod_monitor,
+            uid=self._body["metadata"]["uid"], cpu=s.cpu, rdma=s.rdma, redis_address=s.redis_address, redis_password=s.redis_password, pod_monitor=s.pod_monitor,
             network_policy=s.network_policy, operator_namespace=s.namespace, head=s.head, ingress=s.ingress,
             ingress_replicas=s.ingress_replicas, active_cluster=active or None,
         )  # fmt: skip
