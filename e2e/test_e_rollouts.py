@@ -35,6 +35,22 @@ def active(target: Target) -> str:
     return str(service["status"].get("activeServiceStatus", {}).get("rayClusterName", ""))
 
 
+def test_another_rendering_of_a_newer_operator_waits_and_no_engine_notices(serving: Target) -> None:
+    target, before = serving, clusters(serving)
+    engines = {(p["metadata"]["uid"], p["status"]["containerStatuses"][0]["restartCount"]) for p in target.pods(NAME)}
+    target.upgrade("redisAddress=redis:6379")
+    try:
+        update = lambda: target.conditions(NAME)["UpdateAvailable"]  # noqa: E731
+        said = until(lambda: (x := update())["status"] == "True" and x, 60, "it is said")
+        assert "gcsFaultToleranceOptions" in said["message"]
+        time.sleep(15)  # three turns, and KubeRay's
+        assert clusters(target) == before
+        assert engines == {(p["metadata"]["uid"], p["status"]["containerStatuses"][0]["restartCount"]) for p in target.pods(NAME)}  # fmt: skip
+    finally:
+        target.upgrade("redisAddress=")
+    until(lambda: update()["status"] == "False", 60, "there is none any more")
+
+
 def test_surge_builds_a_second_cluster_and_no_chain_is_cut(serving: Target) -> None:
     target, old, before = serving, active(serving), clusters(serving)
     load, began = Load(target.url(NAME), NAME, long_chains(6)), time.monotonic()
