@@ -76,6 +76,7 @@ def test_in_place_ends_the_running_chain_before_the_only_engine_restarts(serving
     load, began = Load(target.url(NAME), NAME, long_chains(600)), time.monotonic()
     time.sleep(5)
     change(target, "InPlace", 6)
+    until(lambda: "an outage of one engine start" in target.conditions(NAME)["Progressing"]["message"], 60, "its cost is said")  # fmt: skip
     outcomes = load.end()
     assert not flaws(outcomes)
     assert len(outcomes) == 1
