@@ -23,8 +23,9 @@ def seqs_that_serve(target: Target) -> int:
 
 
 def change(target: Target, strategy: str, seqs: int) -> None:
-    """Change a setting of the engines under a strategy."""
-    patch(target, {"rollout": {"strategy": strategy}, "engine": {"args": {"max_num_seqs": str(seqs)}}})
+    """Change a setting of the engines under a strategy; nothing but that, on two cores."""
+    alone = {"replicas": 1, "scaling": {"mode": "Manual"}}
+    patch(target, {**alone, "rollout": {"strategy": strategy}, "engine": {"args": {"max_num_seqs": str(seqs)}}})
     until(lambda: seqs_that_serve(target) == seqs, 60, "the new rendering is applied")
 
 
@@ -53,7 +54,7 @@ def test_another_rendering_of_a_newer_operator_waits_and_no_engine_notices(servi
 
 def test_surge_builds_a_second_cluster_and_no_chain_is_cut(serving: Target) -> None:
     target, old, before = serving, active(serving), clusters(serving)
-    load, began = Load(target.url(NAME), NAME, long_chains(6)), time.monotonic()
+    load, began = Load(target.url(NAME), NAME, long_chains(10)), time.monotonic()
     try:
         time.sleep(8)
         change(target, "Surge", 7)
@@ -68,6 +69,7 @@ def test_surge_builds_a_second_cluster_and_no_chain_is_cut(serving: Target) -> N
     finally:
         outcomes = load.end()
     assert not flaws(outcomes)
+    print(f"e2e: Surge: {len(outcomes)} long chains meanwhile, none cut")
     assert clusters(target) != before
 
 
