@@ -18,7 +18,6 @@ from reasonscale.api import constants as c
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 NAME = "micro-reasoner"
-OWNED = "pods,rayservice,raycluster,service,endpointslice,pdb,networkpolicy,secret,serviceaccount,role,rolebinding"
 
 
 @contextmanager
@@ -93,10 +92,5 @@ def test_the_quick_start_gives_an_answer_with_its_chain_apart(installed: Target)
 def test_a_deleted_model_is_gone_with_everything_it_made_within_a_minute(installed: Target) -> None:
     target, began = installed, time.monotonic()
     target.kubectl("delete", c.PLURAL, NAME)
-
-    def left() -> str:
-        names = target.kubectl("get", OWNED, "-o", "name").split()
-        return " ".join(x for x in names if f"/{NAME}" in x)
-
-    until(lambda: not left(), 60, f"everything is gone; there is {left()}")
+    until(lambda: not target.left(NAME), 60, f"everything is gone; there is {target.left(NAME)}")
     print(f"e2e: everything is gone after {time.monotonic() - began:.0f} s")

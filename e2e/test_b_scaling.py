@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 
+import httpx
 import pytest
 from e2e.cluster.target import Target, until
 from e2e.load import Load, flaws, growing
-from e2e.model import NAME, START_S, clusters, decided, wanted
+from e2e.model import NAME, START_S, clusters, decided, patch, wanted
+from tests.unit.charts.test_dashboard_reads import filled, queries
 
 from reasonscale.api import constants as c
 
@@ -52,3 +54,32 @@ def test_longer_chains_at_a_constant_rate_bring_a_replica_and_its_pod_and_their_
     assert clusters(target) == before, "the same RayCluster throughout"
     steps = [(x["from"], x["to"]) for x in target.model(NAME)["status"]["history"]]
     assert steps[:2] == [(2, 1), (1, 2)]
+
+
+def _has_data(target: Target, query: str) -> bool:
+    """Tell whether a query returns a number; NaN says something of two gauges alone: never full, and never asleep."""
+    values = [row["value"][1] for row in target.query(filled(query))]
+    may_be_nan = query.startswith(("reasonscale_held", "reasonscale_decision_kv_full_in_s"))
+    return any(value != "NaN" or may_be_nan for value in values)
+
+
+@pytest.mark.soak
+def test_every_query_of_the_dashboard_has_data_of_a_model_that_is_asked_too_much(serving: Target) -> None:
+    target, url = serving, serving.url(NAME)
+    patch(target, {"replicas": 1, "scaling": {"mode": "Manual", "objectives": {"maxQueue": "1s"}}})
+    short = {"model": NAME, "messages": [{"role": "user", "content": "collatz 27"}], "reasoning_effort": "low"}
+    load, lacking, deadline = Load(url, NAME, growing(1.5, 0)), set(queries()), time.monotonic() + 240
+    try:
+        target.kubectl("scale", c.SHORT_NAME, NAME, "--replicas=2")
+        until(lambda: wanted(target) == 2, 60, "two replicas are asked for")
+        target.kubectl("scale", c.SHORT_NAME, NAME, "--replicas=1")
+        while lacking and time.monotonic() < deadline:
+            httpx.post(
+                f"{url}/v1/chat/completions", json=short, trust_env=False, timeout=120
+            )  # its budget is exhausted
+            lacking = {query for query in lacking if not _has_data(target, query)}
+    finally:
+        outcomes = load.end()
+        patch(target, {"scaling": {"mode": "Auto", "objectives": {"maxQueue": "10m"}}})
+    assert not lacking
+    assert {o.status for o in outcomes} <= {200, 429}

@@ -79,10 +79,7 @@ def test_an_autoscaler_of_kubernetes_attaches_in_external_mode(serving: Target) 
 
 def test_a_frozen_operator_holds_every_model(serving: Target) -> None:
     target = serving
-    upgrade = (
-        "helm upgrade reasonscale charts/reasonscale -n reasonscale --reuse-values --wait --timeout 2m --set freeze="
-    )
-    target.sh(f"{upgrade}true", 150)
+    target.upgrade("freeze=true")
     try:
         target.kubectl("scale", c.SHORT_NAME, NAME, "--replicas=2")
         until(
@@ -92,7 +89,7 @@ def test_a_frozen_operator_holds_every_model(serving: Target) -> None:
         assert wanted(target) == 1
     finally:
         target.kubectl("scale", c.SHORT_NAME, NAME, "--replicas=1")
-        target.sh(f"{upgrade}false", 150)
+        target.upgrade("freeze=false")
     patch(target, {"scaling": {"mode": "Auto"}})
     until(lambda: target.conditions(NAME)["ScalingActive"]["reason"] == "Auto", 60, "it acts again")
     assert wanted(target) == 1

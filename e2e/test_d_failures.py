@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 from e2e.cluster.target import Target, until
-from e2e.load import Load, flaws, long_chains
-from e2e.model import NAME, START_S, clusters, patch, wanted
+from e2e.load import Load, flaws, growing, long_chains
+from e2e.model import NAME, START_S, clusters, decided, patch, wanted
 
 from reasonscale.api import constants as c
 
@@ -54,6 +54,46 @@ def test_a_stopped_prometheus_holds_replicas_and_says_so_until_it_answers_again(
     finally:
         machine.prometheus.start()
     until(lambda: target.conditions(NAME)["SignalsAvailable"]["status"] == "True", 90, "signals are back")
+
+
+@pytest.mark.soak
+def test_signals_too_old_hold_replicas_and_a_prometheus_at_thirty_seconds_scales_once_it_is_told(
+    serving: Target,
+) -> None:
+    target, machine = serving, serving.machine
+    assert machine is not None
+    assert machine.prometheus is not None
+    patch(target, {"scaling": {"mode": "Auto"}})
+    until(lambda: target.conditions(NAME)["ScalingActive"]["reason"] == "Auto", 60, "the mode is taken up")
+    load = Load(target.url(NAME), NAME, growing(0.8, 0))
+    try:
+        machine.prometheus.look_every(90)  # the operator was told 5
+        try:
+            until(lambda: target.conditions(NAME)["SignalsAvailable"]["reason"] == "Stale", 120, "it is said", 0.5)
+            assert "replicas are held" in target.conditions(NAME)["SignalsAvailable"]["message"]
+            before = wanted(target)
+            while target.conditions(NAME)["SignalsAvailable"]["reason"] == "Stale":
+                held = target.model(NAME)
+                assert "queuedTokens" not in held["status"]["demand"]
+                assert wanted(target) == before
+                time.sleep(2)
+        finally:
+            machine.prometheus.look_every(30)
+        target.upgrade("prometheus.scrapeInterval=30")
+        until(lambda: target.conditions(NAME)["SignalsAvailable"]["reason"] == "Fresh", 120, "signals are back")
+        if wanted(target) == 1:  # a look between two spells of staleness may have scaled already
+            until(lambda: wanted(target) == 2, 240, "the operator asks for two replicas", 2)
+            print(f"e2e: at 30 s: {decided(target)['message']}")
+        for _ in range(20):  # three looks
+            assert target.conditions(NAME)["SignalsAvailable"]["reason"] == "Fresh"
+            time.sleep(3)
+    finally:
+        outcomes = load.end()
+        machine.prometheus.look_every(5)
+        target.upgrade("prometheus.scrapeInterval=5")
+    assert not flaws(outcomes)
+    patch(target, {"replicas": 1, "scaling": {"mode": "Manual"}})
+    until(lambda: wanted(target) == 1, 60, "one replica is asked for")
 
 
 def test_a_killed_operator_comes_back_and_scales_what_it_was_told_meanwhile(serving: Target) -> None:

@@ -23,8 +23,9 @@ def seqs_that_serve(target: Target) -> int:
 
 
 def change(target: Target, strategy: str, seqs: int) -> None:
-    """Change a setting of the engines under a strategy."""
-    patch(target, {"rollout": {"strategy": strategy}, "engine": {"args": {"max_num_seqs": str(seqs)}}})
+    """Change a setting of the engines under a strategy; nothing but that, on two cores."""
+    alone = {"replicas": 1, "scaling": {"mode": "Manual"}}
+    patch(target, {**alone, "rollout": {"strategy": strategy}, "engine": {"args": {"max_num_seqs": str(seqs)}}})
     until(lambda: seqs_that_serve(target) == seqs, 60, "the new rendering is applied")
 
 
@@ -35,9 +36,25 @@ def active(target: Target) -> str:
     return str(service["status"].get("activeServiceStatus", {}).get("rayClusterName", ""))
 
 
+def test_another_rendering_of_a_newer_operator_waits_and_no_engine_notices(serving: Target) -> None:
+    target, before = serving, clusters(serving)
+    engines = {(p["metadata"]["uid"], p["status"]["containerStatuses"][0]["restartCount"]) for p in target.pods(NAME)}
+    target.upgrade("redisAddress=redis:6379")
+    try:
+        update = lambda: target.conditions(NAME)["UpdateAvailable"]  # noqa: E731
+        said = until(lambda: (x := update())["status"] == "True" and x, 60, "it is said")
+        assert "gcsFaultToleranceOptions" in said["message"]
+        time.sleep(15)  # three turns, and KubeRay's
+        assert clusters(target) == before
+        assert engines == {(p["metadata"]["uid"], p["status"]["containerStatuses"][0]["restartCount"]) for p in target.pods(NAME)}  # fmt: skip
+    finally:
+        target.upgrade("redisAddress=")
+    until(lambda: update()["status"] == "False", 60, "there is none any more")
+
+
 def test_surge_builds_a_second_cluster_and_no_chain_is_cut(serving: Target) -> None:
     target, old, before = serving, active(serving), clusters(serving)
-    load, began = Load(target.url(NAME), NAME, long_chains(6)), time.monotonic()
+    load, began = Load(target.url(NAME), NAME, long_chains(10)), time.monotonic()
     try:
         time.sleep(8)
         change(target, "Surge", 7)
@@ -52,6 +69,7 @@ def test_surge_builds_a_second_cluster_and_no_chain_is_cut(serving: Target) -> N
     finally:
         outcomes = load.end()
     assert not flaws(outcomes)
+    print(f"e2e: Surge: {len(outcomes)} long chains meanwhile, none cut")
     assert clusters(target) != before
 
 
@@ -60,6 +78,7 @@ def test_in_place_ends_the_running_chain_before_the_only_engine_restarts(serving
     load, began = Load(target.url(NAME), NAME, long_chains(600)), time.monotonic()
     time.sleep(5)
     change(target, "InPlace", 6)
+    until(lambda: "an outage of one engine start" in target.conditions(NAME)["Progressing"]["message"], 60, "its cost is said")  # fmt: skip
     outcomes = load.end()
     assert not flaws(outcomes)
     assert len(outcomes) == 1

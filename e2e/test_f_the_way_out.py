@@ -1,4 +1,4 @@
-"""The way out: a model that is deleted with --cascade=orphan leaves a RayService that goes on answering."""
+"""The way out: a model that is deleted with --cascade=orphan leaves a RayService that goes on answering; one deleted as usual leaves nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 import pytest
 from e2e.cluster.target import Target, until
 from e2e.load import Load, flaws, long_chains
-from e2e.model import NAME, clusters
+from e2e.model import NAME, clusters, resource
 
 from reasonscale.api import constants as c
 
@@ -29,5 +29,31 @@ def test_an_orphaned_model_keeps_answering_and_goes_with_its_rayservice(serving:
         outcomes = load.end()
     assert not flaws(outcomes)
     assert len(outcomes) >= 6
-    target.kubectl("delete", "rayservice,service,pdb,networkpolicy", "-l", f"{c.LABEL_MODEL}={NAME}")
-    until(lambda: not target.pods(NAME), 60, "the pods go")
+
+
+def owned(target: Target) -> bool:
+    """Tell whether the RayService belongs to the model that there is now."""
+    service = target.get("rayservice", NAME)
+    assert service is not None
+    uid = target.model(NAME)["metadata"]["uid"]
+    return any(x["uid"] == uid for x in service["metadata"].get("ownerReferences") or ())
+
+
+def test_a_model_applied_again_takes_its_rayservice_back_and_is_deleted_without_an_operator(serving: Target) -> None:
+    target, before = serving, clusters(serving)
+    target.apply(resource())
+    until(lambda: owned(target), 60, "the RayService belongs to the model again")
+    until(lambda: target.ready(NAME), 60, "it serves as before")
+    assert clusters(target) == before
+    target.sh("kubectl -n reasonscale scale deploy/reasonscale --replicas=0")
+    until(lambda: not target.list("pods", "app.kubernetes.io/name=reasonscale", "reasonscale"), 60, "no operator runs")
+    try:
+        began = time.monotonic()
+        target.kubectl("delete", c.PLURAL, NAME)
+        until(lambda: not target.left(NAME), 60, f"everything is gone; there is {target.left(NAME)}")
+        print(f"e2e: without an operator everything is gone after {time.monotonic() - began:.0f} s")
+    finally:
+        target.sh("kubectl -n reasonscale scale deploy/reasonscale --replicas=1")
+        target.sh("kubectl -n reasonscale rollout status deploy/reasonscale --timeout=120s", 130)
+    time.sleep(10)  # two turns
+    assert not target.left(NAME), "it is not made again"

@@ -45,8 +45,7 @@ class Prometheus:
     def start(self) -> None:
         """Start it and wait until it answers."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        config = self._folder / "prometheus.json"
-        config.write_text(json.dumps(self._config()))
+        config = self._write_config()
         for name, (namespace, selector) in _FOUND_BY.items():
             self._plane.kubectl("create", "namespace", namespace, check=False)
             self._plane.apply(_service(name, namespace, selector))
@@ -62,6 +61,17 @@ class Prometheus:
             ],
         )  # fmt: skip
         wait_until(self._answers, 60, "Prometheus to answer")
+
+    def _write_config(self) -> Path:
+        config = self._folder / "prometheus.json"
+        config.write_text(json.dumps(self._config()))
+        return config
+
+    def look_every(self, seconds: int) -> None:
+        """Scrape at another interval from now on."""
+        self._interval_s = seconds
+        self._write_config()
+        httpx.post(f"{self.url}/-/reload", trust_env=False, timeout=10).raise_for_status()
 
     def _answers(self) -> bool:
         try:

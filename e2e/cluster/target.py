@@ -25,6 +25,8 @@ IMAGE_ENV, ENGINE_ENV, PROMETHEUS_ENV = (
     "REASONSCALE_E2E_PROMETHEUS",
 )
 _OWN = ("KUBECONFIG", IMAGE_ENV, ENGINE_ENV, PROMETHEUS_ENV)
+# What a model is made of, beside the pods' volumes.
+_OWNED = "pods,rayservice,raycluster,service,endpointslice,pdb,networkpolicy,secret,serviceaccount,role,rolebinding"
 T = TypeVar("T")
 
 
@@ -134,6 +136,15 @@ class Target:
         """Return a model's pods that are not going."""
         selector = f"{c.LABEL_MODEL}={model}" + (f",{c.LABEL_ROLE}={role}" if role else "")
         return [p for p in self.list("pods", selector) if not p["metadata"].get("deletionTimestamp")]
+
+    def left(self, model: str) -> str:
+        """Return the names of what there is of a model."""
+        names = self.kubectl("get", _OWNED, "-o", "name").split()
+        return " ".join(x for x in names if f"/{model}" in x)
+
+    def upgrade(self, values: str) -> None:
+        """Give the chart other values, and wait until its operator runs with them."""
+        self.sh(f"helm upgrade reasonscale charts/reasonscale -n reasonscale --reuse-values --wait --timeout 2m --set {values}", 150)  # fmt: skip
 
     def url(self, model: str) -> str:
         """Return the address of a model's Service, which this machine reaches."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 import time
 from collections.abc import Iterator
@@ -11,13 +12,11 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 from e2e.cluster.control_plane import ControlPlane, binaries
+from tests.kube.running import CRDS, MODELS, SERVICES, until
 
-from reasonscale.api import constants as c
 from reasonscale.api.crd import crd
-
-CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-MODELS = f"/apis/{c.GROUP}/{c.VERSION}/namespaces/default/{c.PLURAL}"
 
 
 @dataclass(slots=True)
@@ -62,3 +61,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             yield Cluster(plane, http, found)
     finally:
         plane.stop()
+
+
+@pytest.fixture(scope="module")
+def kuberay(cluster: Cluster) -> Cluster:
+    """Give the server KubeRay's definition, if it has it not yet."""
+    text = (Path(os.environ["REASONSCALE_KUBERAY_CRDS"]) / "ray.io_rayservices.yaml").read_text()
+    assert cluster.http.post(CRDS, json=yaml.safe_load(text)).status_code in (201, 409)
+    until(lambda: cluster.http.get(SERVICES).status_code == 200)
+    return cluster

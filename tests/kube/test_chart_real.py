@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from e2e.cluster.control_plane import free_ports
-from tests.kube.test_operator_real import SERVICES, kuberay, resource, until  # noqa: F401  (a fixture)
+from tests.kube.running import SERVICES, resource, until
 
 from reasonscale.api import constants as c
 
@@ -69,6 +69,7 @@ def path_of(manifest: dict[str, Any]) -> str:
             "networkPolicy.enabled=true",
             "cpu=true",
             "redisAddress=redis:6379",
+            "redisPasswordSecret.name=redis",
             "rdma=true",
             "prometheus.caConfigMap.name=ca",
             "prometheus.tokenSecret.name=token",
@@ -168,7 +169,7 @@ def test_what_is_required_is_asked_for_in_words() -> None:
 
 
 @pytest.fixture(scope="module")
-def account(kuberay: Any) -> tuple[str, str]:  # noqa: F811
+def account(kuberay: Any) -> tuple[str, str]:
     """Install the chart's account and role; return its name and a token."""
     http = kuberay.http
     for manifest in rendered("replicas=2"):
@@ -182,7 +183,7 @@ def account(kuberay: Any) -> tuple[str, str]:  # noqa: F811
     return name, str(answer.json()["status"]["token"])
 
 
-def test_its_account_may_do_what_the_operator_does_and_no_more(kuberay: Any, account: tuple[str, str]) -> None:  # noqa: F811
+def test_its_account_may_do_what_the_operator_does_and_no_more(kuberay: Any, account: tuple[str, str]) -> None:
     def allowed(group: str, plural: str, verb: str) -> bool:
         name, _, sub = plural.partition("/")
         attributes = {"group": group, "resource": name, "subresource": sub, "verb": verb, "namespace": "default"}
@@ -200,7 +201,7 @@ def test_its_account_may_do_what_the_operator_does_and_no_more(kuberay: Any, acc
     assert [(g, r, v) for g, r, v in FORBIDDEN if allowed(g, r, v)] == []
 
 
-def test_the_operator_works_with_that_account_alone(kuberay: Any, account: tuple[str, str], tmp_path: Path) -> None:  # noqa: F811
+def test_the_operator_works_with_that_account_alone(kuberay: Any, account: tuple[str, str], tmp_path: Path) -> None:
     import signal
     import sys
 

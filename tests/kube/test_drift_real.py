@@ -8,18 +8,7 @@ from typing import Any
 
 import pytest
 from e2e.cluster.control_plane import free_ports
-from tests.kube.test_operator_real import (  # noqa: F401
-    CRDS,
-    MERGE,
-    MODELS,
-    SERVICES,
-    Operator,
-    conditions,
-    kuberay,
-    numbers,
-    resource,
-    until,
-)
+from tests.kube.running import CRDS, MERGE, MODELS, SERVICES, Operator, conditions, numbers, resource, until
 
 from reasonscale.api import constants as c
 
@@ -28,7 +17,7 @@ NAME = "drifts"
 
 
 @pytest.fixture(scope="module")
-def model(kuberay: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:  # noqa: F811
+def model(kuberay: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     operator = Operator(kuberay, tmp_path_factory.mktemp("drift"), ports=free_ports(2))
     try:
         spec = {"scaling": {"mode": "Manual", "maxReplicas": 4}, "replicas": 1}

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from e2e.cluster.control_plane import free_ports
-from tests.kube.test_operator_real import MERGE, MODELS, Operator, kuberay, numbers, resource, until  # noqa: F401
+from tests.kube.running import MERGE, MODELS, Operator, numbers, resource, until
 
 from reasonscale.controller.kube import Kube
 from reasonscale.controller.leader import Leader
@@ -23,7 +23,7 @@ FLAGS = ("--leader-election", "--operator-namespace", "default", "--lease-name")
 
 
 @pytest.fixture
-def two(kuberay: Any, tmp_path: Path) -> Iterator[list[Operator]]:  # noqa: F811
+def two(kuberay: Any, tmp_path: Path) -> Iterator[list[Operator]]:
     """Start two operators with the Lease's own times."""
     found = [Operator(kuberay, tmp_path, *FLAGS, "two", ports=free_ports(2)) for _ in range(2)]
     try:
@@ -39,7 +39,7 @@ def leading(operators: list[Operator]) -> Operator | None:
     return found[-1] if found else None
 
 
-def test_one_of_two_acts_and_the_other_takes_over_within_20_s_of_kill_9(kuberay: Any, two: list[Operator]) -> None:  # noqa: F811
+def test_one_of_two_acts_and_the_other_takes_over_within_20_s_of_kill_9(kuberay: Any, two: list[Operator]) -> None:
     first = until(lambda: leading(two))
     made = kuberay.http.post(MODELS, json=resource("led", scaling={"mode": "Manual", "maxReplicas": 4}, replicas=1))
     assert made.status_code == 201, made.text
@@ -62,7 +62,7 @@ def test_one_of_two_acts_and_the_other_takes_over_within_20_s_of_kill_9(kuberay:
     assert kuberay.http.get(f"{LEASES}/two").json()["spec"].get("holderIdentity", "") == ""
 
 
-def test_an_operator_that_stood_still_beyond_its_lease_writes_nothing_more(kuberay: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_an_operator_that_stood_still_beyond_its_lease_writes_nothing_more(kuberay: Any, tmp_path: Path) -> None:
     flags = (*FLAGS, "still", "--lease-seconds", "6")
     first = Operator(kuberay, tmp_path, *flags, ports=free_ports(2))
     second: Operator | None = None

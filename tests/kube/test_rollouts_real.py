@@ -8,17 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from e2e.cluster.control_plane import free_ports
-from tests.kube.test_operator_real import (  # noqa: F401
-    MERGE,
-    MODELS,
-    SERVICES,
-    Operator,
-    conditions,
-    kuberay,
-    numbers,
-    resource,
-    until,
-)
+from tests.kube.running import MERGE, MODELS, SERVICES, Operator, conditions, numbers, resource, until
 
 from reasonscale.api import constants as c
 
@@ -28,7 +18,7 @@ SPEC = {"scaling": {"mode": "Manual", "maxReplicas": 4}, "replicas": 2, "paralle
 
 
 @pytest.fixture(scope="module")
-def model(kuberay: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:  # noqa: F811
+def model(kuberay: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "gpus"}}
     assert kuberay.http.post("/api/v1/nodes", json=node).status_code == 201
     room = {"status": {"allocatable": {"nvidia.com/gpu": "4"}, "capacity": {"nvidia.com/gpu": "4"}}}

@@ -16,7 +16,7 @@ import httpx
 import pytest
 from e2e.cluster.control_plane import free_ports
 from prometheus_client import CollectorRegistry, Counter, Gauge, make_wsgi_app
-from tests.kube.test_operator_real import MERGE, MODELS, Operator, conditions, kuberay, numbers, resource, until  # noqa: F401
+from tests.kube.running import MERGE, MODELS, Operator, conditions, numbers, resource, until
 
 from reasonscale.api import constants as c
 
@@ -63,7 +63,7 @@ class Seen:
 
 
 @contextmanager
-def seeing(kuberay: Any, folder: Path, registry: CollectorRegistry) -> Iterator[Seen]:  # noqa: F811
+def seeing(kuberay: Any, folder: Path, registry: CollectorRegistry) -> Iterator[Seen]:
     """Run an operator and a Prometheus that scrapes a page of ours."""
     web: WSGIServer = make_server("127.0.0.1", 0, make_wsgi_app(registry))
     threading.Thread(target=web.serve_forever, daemon=True).start()
@@ -91,7 +91,7 @@ def seeing(kuberay: Any, folder: Path, registry: CollectorRegistry) -> Iterator[
         kuberay.http.delete(f"{MODELS}/seen")
 
 
-def test_a_recommendation_is_made_of_real_signals_and_nothing_is_scaled(kuberay: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_a_recommendation_is_made_of_real_signals_and_nothing_is_scaled(kuberay: Any, tmp_path: Path) -> None:
     with seeing(kuberay, tmp_path, page()) as seen:
         assert kuberay.http.post(MODELS, json=resource("seen", scaling={"maxReplicas": 4})).status_code == 201
         until(lambda: conditions(kuberay, "seen").get("SignalsAvailable", {}).get("status") == "True", 60)
@@ -125,7 +125,7 @@ def test_a_recommendation_is_made_of_real_signals_and_nothing_is_scaled(kuberay:
         )
 
 
-def test_describe_says_what_it_does_why_what_it_waits_for_and_what_is_owed(kuberay: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_describe_says_what_it_does_why_what_it_waits_for_and_what_is_owed(kuberay: Any, tmp_path: Path) -> None:
     pods = "/api/v1/namespaces/default/pods"
     labels = {c.LABEL_MODEL: "seen", c.LABEL_ROLE: "engine"}
     container = {"name": "ray-worker", "image": "i:1"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,23 +15,15 @@ from typing import Any
 import pytest
 import yaml
 from e2e.cluster.control_plane import free_ports
+from tests.kube.running import CRDS, MERGE, MODELS, SERVICES, Operator, conditions, numbers, resource, until
 from tests.kube.test_chart_real import path_of, rendered
-from tests.kube.test_operator_real import (  # noqa: F401
-    CRDS,
-    MODELS,
-    SERVICES,
-    Operator,
-    conditions,
-    kuberay,
-    numbers,
-    resource,
-    until,
-)
+
+from reasonscale.api.crd import crd
 
 pytestmark = [pytest.mark.kube, pytest.mark.kuberay, pytest.mark.timeout(300)]
 
 
-def test_a_namespace_that_is_being_deleted_is_named(kuberay: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_a_namespace_that_is_being_deleted_is_named(kuberay: Any, tmp_path: Path) -> None:
     space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "going"}}
     assert kuberay.http.post("/api/v1/namespaces", json=space).status_code == 201
     path = MODELS.replace("/default/", "/going/")
@@ -52,7 +45,7 @@ def test_a_namespace_that_is_being_deleted_is_named(kuberay: Any, tmp_path: Path
     assert "Traceback" not in operator.output.read_text()
 
 
-def test_a_kuberay_that_goes_is_named_and_one_that_comes_back_is_used_at_once(kuberay: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_a_kuberay_that_goes_is_named_and_one_that_comes_back_is_used_at_once(kuberay: Any, tmp_path: Path) -> None:
     operator = Operator(kuberay, tmp_path, ports=free_ports(2))
     try:
         spec = {"scaling": {"mode": "Manual", "maxReplicas": 4}, "replicas": 3}
@@ -91,7 +84,7 @@ def namespaced(cluster: Any) -> Iterator[str]:
             cluster.http.delete(path)
 
 
-def test_a_role_of_one_namespace_is_enough_for_it(kuberay: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_a_role_of_one_namespace_is_enough_for_it(kuberay: Any, tmp_path: Path) -> None:
     with namespaced(kuberay) as token:
         config = yaml.safe_load(Path(kuberay.plane.kubeconfig).read_text())
         for user in config["users"]:
@@ -121,3 +114,58 @@ def test_a_role_of_one_namespace_is_enough_for_it(kuberay: Any, tmp_path: Path) 
                 process.kill()
                 process.wait(10)
             kuberay.http.delete(f"{MODELS}/narrow")
+
+
+def test_a_resource_stored_before_a_rule_existed_is_not_accepted_and_what_runs_stays(
+    kuberay: Any, tmp_path: Path
+) -> None:
+    name, path = "older", f"{CRDS}/{crd()['metadata']['name']}"
+    spec = {"scaling": {"mode": "Manual", "minReplicas": 1, "maxReplicas": 4}, "replicas": 2}
+    first = Operator(kuberay, tmp_path, ports=free_ports(2))
+    try:
+        assert kuberay.http.post(MODELS, json=resource(name, **spec)).status_code == 201
+        until(lambda: numbers(kuberay, name) == 2)
+        until(lambda: conditions(kuberay, name).get("Accepted", {}).get("status") == "True")
+    finally:
+        first.stop()
+    before = kuberay.http.get(f"{SERVICES}/{name}").json()["metadata"]
+
+    def rules(definition: dict[str, Any]) -> None:
+        definition = json.loads(json.dumps(definition))
+        definition["metadata"]["resourceVersion"] = kuberay.http.get(path).json()["metadata"]["resourceVersion"]
+        answer = kuberay.http.put(path, json=definition)
+        assert answer.status_code == 200, answer.text
+
+    def refused(least: int, dry_run: bool = True) -> bool:
+        change = {"spec": {"scaling": {"minReplicas": least}}}
+        query = {"dryRun": "All"} if dry_run else {}
+        answer = kuberay.http.patch(f"{MODELS}/{name}", json=change, headers=MERGE, params=query)
+        assert answer.status_code in (200, 422), answer.text
+        return bool(answer.status_code == 422)
+
+    assert refused(6)
+    rules(_without_rules(crd()))
+    try:
+        until(lambda: not refused(6))
+        assert not refused(6, dry_run=False)
+    finally:
+        rules(crd())
+    until(lambda: refused(5))
+    second = Operator(kuberay, tmp_path, ports=free_ports(2))
+    try:
+        held = until(lambda: (x := conditions(kuberay, name)["Accepted"])["status"] == "False" and x)
+        assert "spec.scaling.minReplicas: was 6" in held["message"]
+        assert held["message"].endswith("what runs is left as it is")
+        after = kuberay.http.get(f"{SERVICES}/{name}").json()["metadata"]
+        assert (after["uid"], after["generation"]) == (before["uid"], before["generation"])
+        assert "Traceback" not in second.output.read_text()
+    finally:
+        second.stop()
+        kuberay.http.delete(f"{MODELS}/{name}")
+
+
+def _without_rules(node: Any) -> Any:
+    """Return a schema as an older definition had it: no rule between fields."""
+    if isinstance(node, dict):
+        return {k: _without_rules(v) for k, v in node.items() if k != "x-kubernetes-validations"}
+    return [_without_rules(x) for x in node] if isinstance(node, list) else node

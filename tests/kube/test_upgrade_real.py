@@ -7,17 +7,7 @@ from typing import Any
 
 import pytest
 from e2e.cluster.control_plane import free_ports
-from tests.kube.test_operator_real import (  # noqa: F401
-    MERGE,
-    MODELS,
-    SERVICES,
-    Operator,
-    conditions,
-    kuberay,
-    numbers,
-    resource,
-    until,
-)
+from tests.kube.running import MERGE, MODELS, SERVICES, Operator, conditions, numbers, resource, until
 
 from reasonscale.api import constants as c
 
@@ -25,7 +15,7 @@ pytestmark = [pytest.mark.kube, pytest.mark.kuberay, pytest.mark.timeout(240)]
 NAME = "upgraded"
 
 
-def _cluster(kuberay: Any) -> dict[str, Any]:  # noqa: F811
+def _cluster(kuberay: Any) -> dict[str, Any]:
     found: dict[str, Any] = kuberay.http.get(f"{SERVICES}/{NAME}").json()["spec"]["rayClusterConfig"]
     for group in found["workerGroupSpecs"]:
         for name in ("replicas", "minReplicas", "maxReplicas"):
@@ -33,7 +23,7 @@ def _cluster(kuberay: Any) -> dict[str, Any]:  # noqa: F811
     return found
 
 
-def test_a_later_operator_leaves_engines_as_they_are_until_it_is_told(kuberay: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_a_later_operator_leaves_engines_as_they_are_until_it_is_told(kuberay: Any, tmp_path: Path) -> None:
     spec = {"scaling": {"mode": "Manual", "maxReplicas": 4}, "replicas": 1}
     node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "three-gpus"}}
     assert kuberay.http.post("/api/v1/nodes", json=node).status_code == 201

@@ -28,6 +28,79 @@ def test_the_dockerfile_and_the_builder_install_the_same_packages() -> None:
     assert f"--no-install-recommends {' '.join(contents.PACKAGES)} " in file
 
 
+def lines(name: str) -> list[list[str]]:
+    """Return the instructions of a Dockerfile, each in words."""
+    return [
+        line.split()
+        for line in (ROOT / "images" / name).read_text().replace("\\\n", " ").splitlines()
+        if line.strip() and not line.startswith("#")
+    ]
+
+
+def environment_of(name: str) -> dict[str, str]:
+    return dict(word.split("=", 1) for line in lines(name) if line[0] == "ENV" for word in line[1:])
+
+
+@pytest.fixture(scope="module")
+def operator_image(tmp_path_factory: pytest.TempPathFactory) -> Image:
+    """What the e2e makes the operator's image of; its Debian is not looked at here."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(contents, "_debian_layer", lambda cache: [])
+    try:
+        return contents.operator(tmp_path_factory.mktemp("cache"))
+    finally:
+        patch.undo()
+
+
+def test_what_the_dockerfiles_copy_is_there_and_reaches_docker() -> None:
+    let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().split() if line.startswith("!")}
+    for name in ("engine.Dockerfile", "operator.Dockerfile"):
+        copied = [line[1:-1] for line in lines(name) if line[0] == "COPY" and not line[1].startswith("--from")]
+        [*given] = [line[1].partition("=") for line in lines(name) if line[0] == "ARG"]
+        values = {f"${{{key}}}": value for key, _, value in given}
+        for source in (values.get(x, x) for xs in copied for x in xs):
+            assert (ROOT / source).exists(), source
+            assert any(source == x or source.startswith(f"{x}/") for x in let_in), f"{source} is in .dockerignore"
+
+
+def test_the_dockerfiles_take_the_lists_and_the_python_that_the_builder_takes() -> None:
+    engine, operator = lines("engine.Dockerfile"), lines("operator.Dockerfile")
+    assert ["ARG", "REQUIREMENTS=requirements/engine-cpu.txt"] in engine
+    assert ["COPY", "requirements/core.txt", "requirements/core.txt"] in operator
+    assert {line[1] for line in operator if line[0] == "FROM"} == {f"python:3.11-slim-{contents.SUITE}"}
+    assert ["FROM", f"debian:{contents.SUITE}-slim", "AS", "base"] in engine  # whose Python is 3.11
+
+
+def test_an_operators_image_is_the_same_by_docker_and_by_the_builder(operator_image: Image) -> None:
+    file = lines("operator.Dockerfile")
+    assert environment_of("operator.Dockerfile") == operator_image.env
+    assert ["USER", operator_image.user] in file
+    assert json.loads(" ".join(next(line for line in file if line[0] == "ENTRYPOINT")[1:])) == list(operator_image.entrypoint)  # fmt: skip
+    removed = next(line for line in file if line[:2] == ["RUN", "cd"])
+    kept = {p.name for p in (ROOT / "examples" / "micro-reasoner").iterdir()} - set(removed[removed.index("-f") + 1 :])
+    built = {e.name.removeprefix("opt/reasonscale/") for e in operator_image.layers[-1]}
+    assert {x.removeprefix("models/micro-reasoner/") for x in built if x.startswith("models/micro-reasoner/")} == kept - {"__pycache__"}  # fmt: skip
+    package = {
+        str(p.relative_to(ROOT / "operator"))
+        for p in (ROOT / "operator" / "reasonscale").rglob("*")
+        if p.is_file() and p.suffix != ".pyc"
+    }
+    assert package <= built
+    assert any(name.endswith(".pyc") for name in built), "engines can't write bytecode where they read the code"
+    assert "unchecked-hash" in " ".join(" ".join(line) for line in file)
+
+
+def test_an_engines_image_is_the_same_by_docker_and_by_the_builder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # fmt: skip
+    monkeypatch.setattr(contents, "_debian_layer", lambda cache: [])
+    monkeypatch.setattr(contents, "environment", lambda requirements: [text(str(requirements), "")])
+    built = contents.engine(tmp_path)
+    assert [[e.name for e in layer] for layer in built.layers] == [[], [str(ROOT / "requirements" / "engine-cpu.txt")]]
+    found = environment_of("engine.Dockerfile")
+    assert found.pop("PYTHONPATH") == "/opt/reasonscale"  # of the target with-code alone
+    assert found == built.env
+    assert ["USER", built.user] in lines("engine.Dockerfile")
+
+
 def test_the_operators_environment_is_core_with_its_scripts_and_no_engine() -> None:
     entries = {e.name: e for e in environment(ROOT / "requirements" / "core.txt")}
     assert any(name.endswith("/site-packages/kopf/__init__.py") for name in entries)

@@ -15,6 +15,7 @@ SHORT_NAME: Final = "rmodel"
 FIELD_MANAGER: Final = "reasonscale"
 
 LABEL_MODEL: Final = f"{GROUP}/model"
+DEPLOYMENT_INGRESS: Final = "Ingress"  # of Serve's; the others hold engines
 LABEL_ROLE: Final = f"{GROUP}/role"
 ANNOTATION_HOLD: Final = f"{GROUP}/hold"
 ANNOTATION_UPDATE: Final = f"{GROUP}/update"
@@ -77,6 +78,7 @@ M_SHRUNK: Final = "reasonscale_budgets_shrunk_total"
 M_RESUME_OFF: Final = (
     "reasonscale_resume_off"  # 1 while lost engines' requests are not handed on, since too many were lost
 )
+M_FETCHING: Final = "reasonscale_fetching_weights"  # of a replica that starts: 1 while it fetches, else 0
 M_DRAINING: Final = "reasonscale_draining"  # 1 where the replica was told to go and finishes what it has
 M_KV_CAPACITY: Final = "reasonscale_kv_capacity_tokens"
 M_KV_USED: Final = "reasonscale_kv_used_tokens"

@@ -98,8 +98,8 @@ def reference() -> str:
     rules = "| field | what is said |\n|---|---|\n" + "\n".join(_rules())
     return (
         f"{_HEAD}## spec\n\n{spec}\n\n## Rules between fields\n\nChecked by the API server in CEL and by `reasonscale validate`, which "
-        f"also knows what needs the model's family, size or files.\n\n{rules}\n\n## What restarts what\n\nHeld by a test that changes "
-        f"each field and compares what is rendered.\n\n{_effects(found['spec'])}\n\n## status\n\n{status}\n"
+        f"also knows what needs the model's family, size or files.\n\n{rules}\n\n## What restarts what\n\nHeld by tests that change "
+        f"each field: a real KubeRay's clusters and a real Ray Serve's replicas are the same ones afterwards, or others.\n\n{_effects(found['spec'])}\n\n## status\n\n{status}\n"
     )
 
 

@@ -8,23 +8,20 @@ import os
 import sys
 from pathlib import Path
 
+from reasonscale.cli.cluster_options import ClusterOptions
+
 
 def operator(
-    *, image: str, code_image: str, prometheus_url: str | None = None, prometheus_scrape_interval: float = 15.0,
+    *, options: ClusterOptions, prometheus_url: str | None = None, prometheus_scrape_interval: float = 15.0,
     prometheus_ca_file: Path | None = None, prometheus_token_file: Path | None = None, namespace: str | None = None,
-    kubeconfig: Path | None = None, default_mode: str = "Recommend", cpu: bool = False, rdma: bool = False, redis_address: str | None = None,
-    health_port: int = 8080, metrics_port: int = 9090, listen: str = "127.0.0.1", freeze: bool = False, leader_election: bool = False,
-    operator_namespace: str = "reasonscale", lease_name: str = "reasonscale", lease_seconds: int = 15,
-    head_cpu: str = "500m", head_memory: str = "2Gi", ingress_cpu: str = "500m", ingress_memory: str = "2Gi", ingress_replicas: int = 2,
+    kubeconfig: Path | None = None, default_mode: str = "Recommend", health_port: int = 8080, metrics_port: int = 9090,
+    listen: str = "127.0.0.1", freeze: bool = False, leader_election: bool = False, operator_namespace: str = "reasonscale",
+    lease_name: str = "reasonscale", lease_seconds: int = 15,
 ) -> int:  # fmt: skip
     """Watch ReasoningModels, apply what they need, and scale them by their chain of thought.
 
     Parameters
     ----------
-    image
-        Image with Ray and vLLM, for models that name none.
-    code_image
-        Image that carries reasonscale itself under /opt/reasonscale.
     prometheus_url
         The Prometheus that scrapes the engines' pods; when absent, the operator reads their metrics ports itself.
     prometheus_scrape_interval
@@ -39,12 +36,6 @@ def operator(
         Connect by this file; as the pod's service account when absent.
     default_mode
         Mode of models that name none: Auto or Recommend.
-    cpu
-        Engines on CPU instead of GPUs, for a trial.
-    rdma
-        Engines of replicas of several nodes may lock memory (IPC_LOCK), which restricted Pod Security does not admit.
-    redis_address
-        Redis for the fault tolerance of Ray's heads.
     health_port
         Port of /healthz and /readyz.
     metrics_port
@@ -61,16 +52,6 @@ def operator(
         Name of the Lease.
     lease_seconds
         How long a Lease that is not renewed stays taken; at least 5.
-    head_cpu
-        CPU that the pod of a Ray's head asks for.
-    head_memory
-        Memory that it asks for; it may take twice as much.
-    ingress_cpu
-        CPU that each ingress pod asks for.
-    ingress_memory
-        Memory that it asks for; it may take twice as much.
-    ingress_replicas
-        Ingress pods of each model; 1 to 16.
     """
     if lease_seconds < 5:
         print(f"operator: --lease-seconds was {lease_seconds}; it must be at least 5", file=sys.stderr)
@@ -105,17 +86,15 @@ def operator(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("kopf").setLevel(logging.WARNING)  # it tells of every event that it hands on
     logging.getLogger("httpx").setLevel(logging.WARNING)  # and this one of each query
-    from reasonscale.cli.render import small_pods
     from reasonscale.controller.model_loop import Settings
 
     try:
-        small = small_pods((head_cpu, head_memory), (ingress_cpu, ingress_memory), ingress_replicas)
+        given = options.given()
     except ValueError as error:
         print(f"operator: {error}", file=sys.stderr)
         return 2
     settings = Settings(
-        image=image, code_image=code_image, default_mode=default_mode, cpu=cpu, redis_address=redis_address,
-        namespace=operator_namespace, freeze=freeze, direct=prometheus_url is None, rdma=rdma, **small,
+        default_mode=default_mode, namespace=operator_namespace, freeze=freeze, direct=prometheus_url is None, **given
     )  # fmt: skip
     from reasonscale.signals.sources import Prometheus
 

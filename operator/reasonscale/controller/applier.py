@@ -107,7 +107,7 @@ class Applier:
         out.revision, out.update = found.marks.revision, found.update
         manifest = found.manifest
         if live is None:
-            if self._applied.get("RayService"):
+            if self._applied.get("RayService") and not self._waits:
                 out.events.append(("Normal", "Created", "the RayService was gone and is made again"))
             self._waits = False
         elif found.held_back is not None:
@@ -206,12 +206,14 @@ def _started(strategy: str, effect: Effect, subject: Subject) -> str:
     replicas = subject.context.replicas
     if effect is Effect.CLUSTER:
         return f"{strategy}: a new cluster of {replicas} replicas, {subject.gpus * replicas} GPUs, beside the old, whose chains have {subject.resolved.drain_s:.0f} s to end"
-    cost = (
-        "the only replica stops before it starts again: an outage of one engine start"
-        if replicas == 1
-        else f"{_at_once(replicas)} of {replicas} replicas {'is' if replicas < 10 else 'are'} out at a time"
-    )
-    return f"InPlace: the engines restart one after another; {cost}"
+    return f"InPlace: the engines restart one after another; {cost_in_place(replicas)}"
+
+
+def cost_in_place(replicas: int) -> str:
+    """Return what Serve's rolling update costs while it goes on."""
+    if replicas == 1:
+        return "the only replica stops before it starts again: an outage of one engine start"
+    return f"{_at_once(replicas)} of {replicas} replicas {'is' if replicas < 10 else 'are'} out at a time"
 
 
 def _at_once(replicas: int) -> str:

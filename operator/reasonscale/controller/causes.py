@@ -168,8 +168,11 @@ def late_pods(pods: Iterable[Mapping[str, Any]], start_timeout_s: float, now: fl
     )
 
 
-def waiting_of(pods: Iterable[Mapping[str, Any]]) -> str | None:
-    """Return in words what pods with engines do before they are ready; None where all are."""
+def waiting_of(pods: Iterable[Mapping[str, Any]], fetching: int = 0) -> str | None:
+    """Return in words what pods with engines do before they are ready; None where all are.
+
+    `fetching`: replicas that say that they fetch weights.
+    """
     engines = [p for p in pods if (p["metadata"].get("labels") or {}).get(c.LABEL_ROLE) == ROLE_ENGINE]
     starting = [p for p in engines if not _ready(p) and not p["metadata"].get("deletionTimestamp")]
     if not starting:
@@ -179,9 +182,25 @@ def waiting_of(pods: Iterable[Mapping[str, Any]]) -> str | None:
     parts = {
         "without a node": len(starting) - loading - creating,
         "pulling images or starting containers": creating,
-        "loading": loading,
+        "downloading weights": min(fetching, loading),
+        "loading": max(0, loading - fetching),
     }
     return "engine pods: " + ", ".join(f"{n} {what}" for what, n in parts.items() if n)
+
+
+def rolling_of(service: Mapping[str, Any] | None, cost: str) -> str | None:
+    """Return in words what a rollout under way does; None where there is none. `cost`: of one in place."""
+    status = (service or {}).get("status") or {}
+    active, pending = (status.get(f"{which}ServiceStatus") or {} for which in ("active", "pending"))
+    if not active.get("rayClusterName"):
+        return None
+    if pending.get("rayClusterName"):
+        return f"cluster {pending['rayClusterName']} starts beside the one that serves"
+    for app in (active.get("applicationStatuses") or {}).values():
+        for name, held in (app.get("serveDeploymentStatuses") or {}).items():
+            if name != c.DEPLOYMENT_INGRESS and held.get("status") == "UPDATING":
+                return f"Serve replaces the engines one after another; {cost}"
+    return None
 
 
 def _ready(pod: Mapping[str, Any]) -> bool:

@@ -16,13 +16,13 @@ from reasonscale.api.resolve import Resolved, resolve
 from reasonscale.api.validate import InvalidResource
 from reasonscale.autoscaler import Autoscaler, Record
 from reasonscale.autoscaler_metrics import DecisionMetrics
-from reasonscale.controller.applier import Applier, Cluster, Outcome, held_by
-from reasonscale.controller.causes import Cause, cause_of, late_pods, of_refusal, waiting_of
+from reasonscale.controller.applier import Applier, Cluster, Outcome, cost_in_place, held_by
+from reasonscale.controller.causes import Cause, cause_of, late_pods, of_refusal, rolling_of, waiting_of
 from reasonscale.controller.events import Event, Recorder, events_of
 from reasonscale.controller.kube import KindMissing, Kube, KubeError, NotLeading
 from reasonscale.controller.status import MOVING, Found, changed, moved, refused, stamp, status_of
 from reasonscale.render.children import children
-from reasonscale.render.context import MODELS, SMALL, Context, PodSize, Subject
+from reasonscale.render.context import MODELS, SMALL, Context, PodSize, SecretKey, Subject
 from reasonscale.render.marks import replicas_of
 from reasonscale.scaling.policy import policy_of
 from reasonscale.scaling.types import Fleet, Mode, Policy
@@ -44,6 +44,7 @@ class Settings:
     cpu: bool = False
     rdma: bool = False
     redis_address: str | None = None
+    redis_password: SecretKey | None = None
     pod_monitor: bool = True
     network_policy: bool = True
     direct: bool = False  # ledgers are read from the pods: there is no Prometheus
@@ -62,6 +63,13 @@ def ready_replicas(samples: list[Sample], model: str, now: float, limit_s: float
             for s in samples
             if s.name == c.M_LEDGER_TIME and s.labels.get(c.LABEL_METRIC_MODEL) == model and now - s.value <= limit_s
         }
+    )
+
+
+def fetching_replicas(samples: list[Sample], model: str) -> int:
+    """Return the replicas that say that they fetch their weights."""
+    return sum(
+        1 for s in samples if s.name == c.M_FETCHING and s.labels.get(c.LABEL_METRIC_MODEL) == model and s.value > 0.0
     )
 
 
@@ -106,6 +114,7 @@ class ModelLoop:
         self._events = Recorder(kube, clock)
         self._held: Held | None = None
         self._scaler: Autoscaler | None = None
+        self._fetching = 0  # replicas that fetch their weights, as of the last look
         self._served: str | None = None  # the name whose ledger the scaler reads
         self._rendered: tuple[tuple[Any, Context], list[dict[str, Any]]] | None = None
         self._policy: Policy | None = None
@@ -193,17 +202,12 @@ class ModelLoop:
             )
         if trouble is None:
             trouble = cause_of(service, pods, resolved.start_timeout_s, self._clock())
-        pending = ((service or {}).get("status") or {}).get("pendingServiceStatus") or {}
-        rolling = None
-        if pending.get("rayClusterName") and ((service or {}).get("status") or {}).get("activeServiceStatus", {}).get(
-            "rayClusterName"
-        ):
-            rolling = f"cluster {pending['rayClusterName']} starts beside the one that serves"
         return Found(
             trouble=trouble, held=held, held_reason="Frozen" if self._settings.freeze else "Held", signals=signals,
             image=model.spec.engine.image or self._settings.image,
             signals_reason="ScrapeFailed" if self._settings.direct else "PrometheusDown",
-            revision=outcome.revision, update=outcome.update, blocked=outcome.blocked, waiting=waiting_of(pods), rolling=rolling,
+            revision=outcome.revision, update=outcome.update, blocked=outcome.blocked, waiting=waiting_of(pods, self._fetching),
+            rolling=rolling_of(service, cost_in_place(self._held.target if self._held else 1)),
         )  # fmt: skip
 
     def _without_late(self, model: ReasoningModel, resolved: Resolved, policy: Policy) -> Policy:
@@ -244,7 +248,9 @@ class ModelLoop:
             try:
                 found = await samples.fetch()
             except SignalsMissing:
+                self._fetching = 0
                 return 0
+            self._fetching = fetching_replicas(found, resolved.served_name)
             return ready_replicas(found, resolved.served_name, self._clock(), samples.limit_s)
 
         self._served = resolved.served_name
@@ -266,7 +272,7 @@ class ModelLoop:
         active = ((running.get("status") or {}).get("activeServiceStatus") or {}).get("rayClusterName")
         context = Context(
             namespace=self._namespace, replicas=self._held.target, image=s.image, code_image=s.code_image,
-            uid=self._body["metadata"]["uid"], cpu=s.cpu, rdma=s.rdma, redis_address=s.redis_address, pod_monitor=s.pod_monitor,
+            uid=self._body["metadata"]["uid"], cpu=s.cpu, rdma=s.rdma, redis_address=s.redis_address, redis_password=s.redis_password, pod_monitor=s.pod_monitor,
             network_policy=s.network_policy, operator_namespace=s.namespace, head=s.head, ingress=s.ingress,
             ingress_replicas=s.ingress_replicas, active_cluster=active or None,
         )  # fmt: skip

@@ -46,6 +46,21 @@ SMALL: Final = PodSize()
 
 
 @dataclass(frozen=True, slots=True)
+class SecretKey:
+    """A key of a Secret in the namespace of each model."""
+
+    name: str
+    key: str = "password"
+
+    @classmethod
+    def of(cls, text: str) -> SecretKey:
+        """Return what NAME or NAME/KEY says; ValueError where it is neither."""
+        if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?(/[A-Za-z0-9._-]{1,253})?", text):
+            raise ValueError(f"was {text!r}; must be a Secret's NAME or NAME/KEY")
+        return cls(*text.split("/"))
+
+
+@dataclass(frozen=True, slots=True)
 class Context:
     """Where the children go. `uid`: the resource's, for owner references; None: nobody owns them."""
 
@@ -57,6 +72,7 @@ class Context:
     cpu: bool = False  # engines on CPU: for trials
     rdma: bool = False  # engines of several pods a replica may lock memory
     redis_address: str | None = None
+    redis_password: SecretKey | None = None
     pod_monitor: bool = True
     network_policy: bool = True
     operator_namespace: str = "reasonscale"

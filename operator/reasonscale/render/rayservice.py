@@ -88,6 +88,10 @@ def rayservice(subject: Subject) -> dict[str, Any]:
     }
     if redis:
         cluster["gcsFaultToleranceOptions"] = {"redisAddress": redis}
+        secret = subject.context.redis_password
+        if secret is not None:
+            found = {"valueFrom": {"secretKeyRef": {"name": secret.name, "key": secret.key}}}
+            cluster["gcsFaultToleranceOptions"]["redisPassword"] = found
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayService",

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from reasonscale.api import constants as c
 from reasonscale.api.resolve import Resolved
 from reasonscale.serving.numbers import numbered
 from reasonscale.serving.settings import LOCAL_START_PRIOR_S, START_PRIOR_S, seats_of, settings_of
 
 IMPORT_PATH: Final = "reasonscale.serving.app:build"
-INGRESS: Final = "Ingress"
+INGRESS: Final = c.DEPLOYMENT_INGRESS
 # What every process with an engine or an ingress is told.
 COMMON_ENV: Final[Mapping[str, str]] = {
     "VLLM_NO_USAGE_STATS": "1",

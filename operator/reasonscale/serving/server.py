@@ -15,7 +15,7 @@ from ray import serve
 from ray.llm._internal.serve.core.server import llm_server
 from ray.llm._internal.serve.core.server.llm_server import LLMServer
 
-from reasonscale.serving import loopback
+from reasonscale.serving import fetching, loopback
 from reasonscale.serving.batching import batched
 from reasonscale.serving.engine import ReasonEngine
 from reasonscale.serving.errors import EngineLost
@@ -39,8 +39,10 @@ class ReasonServer(LLMServer):  # type: ignore[misc]
         # Serve LLM starts an actor of 670 MB to collect usage statistics, also where they are switched off.
         plain = llm_server.push_telemetry_report_for_all_models
         llm_server.push_telemetry_report_for_all_models = lambda all_models: None
+        loading = self._llm_config.model_loading_config
         try:
-            await super()._start_engine()
+            with fetching.of_replica(self._llm_config.model_id, str(loading.model_source or "")):
+                await super()._start_engine()
         finally:
             llm_server.push_telemetry_report_for_all_models = plain
         self.engine.replica = serve.get_replica_context().replica_id.unique_id

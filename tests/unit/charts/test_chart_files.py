@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from reasonscale.api import constants as c
 from reasonscale.autoscaler_metrics import DecisionMetrics
 from reasonscale.cli import operator as command
+from reasonscale.cli.cluster_options import ClusterOptions
 from reasonscale.controller.metrics import OperatorMetrics
 
 ROOT = Path(__file__).parents[3]
@@ -31,7 +33,7 @@ def test_every_flag_of_the_deployment_is_one_that_the_operator_takes() -> None:
     text = (CHART / "templates" / "deployment.yaml").read_text()
     flags = set(re.findall(r"^\s+- --([a-z-]+)", text, re.MULTILINE))
     known = {name.replace("_", "-") for name in command.operator.__kwdefaults__ or {}}
-    known |= {"image", "code-image", "prometheus-url"}
+    known |= {f.name.replace("_", "-") for f in fields(ClusterOptions)} | {"prometheus-url"}
     assert flags <= known
     assert {"image", "code-image", "prometheus-url", "default-mode", "listen"} <= flags
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from reasonscale.api import constants as c
-from reasonscale.controller.causes import cause_of, engine_error, of_refusal, waiting_of
+from reasonscale.controller.causes import cause_of, engine_error, of_refusal, rolling_of, waiting_of
 
 NOW = 1_800_000_000.0
 MADE = "2027-01-15T07:59:00Z"  # a minute before NOW
@@ -82,6 +82,8 @@ def test_what_pods_do_is_counted() -> None:
     pods = [pod({"phase": "Pending"}), pod({"phase": "Pending"}, node="n"), pod({"phase": "Running"}, node="n")]
     assert waiting_of(pods) == "engine pods: 1 without a node, 1 pulling images or starting containers, 1 loading"
     assert waiting_of([]) is None
+    assert waiting_of(pods, fetching=1) == "engine pods: 1 without a node, 1 pulling images or starting containers, 1 downloading weights"  # fmt: skip
+    assert waiting_of(pods, fetching=3) == waiting_of(pods, fetching=1), "no more than there are"
 
 
 @pytest.mark.parametrize(
@@ -96,3 +98,18 @@ def test_what_pods_do_is_counted() -> None:
 )
 def test_a_refusal_of_the_api_server_has_its_cause(said: str, reason: str) -> None:
     assert of_refusal(said).reason == reason
+
+
+def test_a_rollout_under_way_says_what_it_costs() -> None:
+    def service(engines: str, ingress: str, **more: Any) -> dict[str, Any]:
+        held = {"LLMServer:m": {"status": engines}, "Ingress": {"status": ingress}}
+        active = {"rayClusterName": "m-a", "applicationStatuses": {"m": {"serveDeploymentStatuses": held}}}
+        return {"status": {"activeServiceStatus": active, **more}}
+
+    assert rolling_of(service("UPDATING", "UPDATING"), "x") == "Serve replaces the engines one after another; x"
+    assert rolling_of(service("HEALTHY", "UPDATING"), "x") is None
+    assert rolling_of(service("UPSCALING", "HEALTHY"), "x") is None
+    beside = service("HEALTHY", "HEALTHY", pendingServiceStatus={"rayClusterName": "m-b"})
+    assert rolling_of(beside, "x") == "cluster m-b starts beside the one that serves"
+    assert rolling_of({"status": {"pendingServiceStatus": {"rayClusterName": "m-b"}}}, "x") is None, "a first start"
+    assert rolling_of(None, "x") is None

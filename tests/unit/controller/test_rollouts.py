@@ -18,7 +18,7 @@ from reasonscale.api.models import ReasoningModel
 from reasonscale.api.resolve import resolve
 from reasonscale.controller.rollout import blocked, free_gpus, plan
 from reasonscale.render.children import children
-from reasonscale.render.context import Context
+from reasonscale.render.context import Context, SecretKey
 from reasonscale.render.marks import app_of, cluster_hashed, digest, read_marks, surge_mark
 from reasonscale.render.text import to_yaml
 
@@ -60,6 +60,7 @@ STEPS = st.one_of(
     st.tuples(st.just("code_image"), st.sampled_from(["j:1", "j:2", "j:3"])),
     st.tuples(st.just("image"), st.sampled_from(["i:1", "i:2"])),
     st.tuples(st.just("redis_address"), st.sampled_from([None, "redis:6379"])),
+    st.tuples(st.just("redis_password"), st.sampled_from([None, SecretKey("redis")])),
     st.tuples(st.just("default"), st.sampled_from([512, 4096])),
     st.tuples(st.just("max"), st.integers(2, 12)),
 )

@@ -12,7 +12,7 @@ from reasonscale.api import constants as c
 from reasonscale.api.load import load_models
 from reasonscale.api.resolve import resolve
 from reasonscale.autoscaler import Record
-from reasonscale.controller.model_loop import Held, ready_replicas
+from reasonscale.controller.model_loop import Held, fetching_replicas, ready_replicas
 from reasonscale.controller.status import HISTORY, Found, changed, merged, moved, refused, stamp, status_of
 from reasonscale.scaling.decide import decide
 from reasonscale.scaling.policy import policy_of
@@ -84,6 +84,14 @@ def test_only_fresh_ledgers_of_the_model_are_ready_replicas() -> None:
 
     samples = [ledger("a", 95.0), ledger("b", 99.0), ledger("dead", 10.0), ledger("x", 99.0, "other")]
     assert ready_replicas(samples, "m", 100.0, 30.0) == 2
+
+
+def test_replicas_of_the_model_that_fetch_weights_are_counted() -> None:
+    def says(worker: str, value: float, model: str = "m") -> Sample:
+        return Sample(c.M_FETCHING, {"model": model, "WorkerId": worker}, value)
+
+    samples = [says("a", 1.0), says("b", 0.0), says("c", 1.0), says("x", 1.0, "other")]
+    assert fetching_replicas(samples, "m") == 2
 
 
 @pytest.mark.parametrize(("ready", "starting", "draining"), [(1, 2, 0), (3, 0, 0), (5, 0, 2)])

@@ -22,7 +22,7 @@ from reasonscale.api.load import load_models, parse
 from reasonscale.api.resolve import resolve
 from reasonscale.cli.main import run
 from reasonscale.render.children import children
-from reasonscale.render.context import MODELS, RAY_ENGINE, RAY_INGRESS, Context, PodSize
+from reasonscale.render.context import MODELS, RAY_ENGINE, RAY_INGRESS, Context, PodSize, SecretKey
 from reasonscale.render.text import to_yaml
 from reasonscale.serving.numbers import number_of
 
@@ -225,6 +225,36 @@ def test_sizes_of_head_and_ingress_are_the_operators() -> None:
 def test_a_size_that_is_none_is_refused_in_words(cpu: str, memory: str, word: str) -> None:
     with pytest.raises(ValueError, match=word):
         PodSize(cpu, memory)
+
+
+def test_the_password_of_a_redis_comes_from_a_secret_that_nobody_reads_here() -> None:
+    file = ROOT / "examples" / "qwq-32b.yaml"
+    cluster = rendered(file, redis_address="redis:6379", redis_password=SecretKey.of("redis/pw"))[0]["spec"]["rayClusterConfig"]  # fmt: skip
+    reference = {"valueFrom": {"secretKeyRef": {"name": "redis", "key": "pw"}}}
+    assert cluster["gcsFaultToleranceOptions"] == {"redisAddress": "redis:6379", "redisPassword": reference}
+    plain = rendered(file, redis_address="redis:6379")[0]["spec"]["rayClusterConfig"]
+    assert plain["gcsFaultToleranceOptions"] == {"redisAddress": "redis:6379"}
+    assert SecretKey.of("redis") == SecretKey("redis", "password")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--redis-address", "r:6379", "--redis-password-secret", "a b"), "--redis-password-secret was 'a b'; must be"),
+        (("--redis-address", "r:6379", "--redis-password-secret", "a/b/c"), "must be a Secret's NAME or NAME/KEY"),
+        (("--redis-password-secret", "a"), "--redis-address is not"),
+        (("--head-cpu", "half"), "--head-cpu was 'half'"),
+        (("--ingress-replicas", "17"), "--ingress-replicas was 17"),
+    ],
+)
+@pytest.mark.parametrize("command", [("render", str(ROOT / "examples" / "qwq-32b.yaml")), ("operator", "--kubeconfig", str(ROOT / "README.md"))])  # fmt: skip
+def test_both_commands_refuse_the_same_options_in_the_same_words(
+    command: tuple[str, ...], given: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*command, "--image", "i:1", "--code-image", "j:1", *given]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"{command[0]}: ")
+    assert said in error
 
 
 def test_the_service_selects_the_cluster_that_serves_and_no_other() -> None:
