@@ -29,10 +29,11 @@ STREAMS = 24
 
 @pytest.fixture(scope="module")
 def fleet(start_service: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Two replicas of 15 ms a step, so that chains last for seconds, behind two ingress replicas."""
-    env = {PACE_ENV: "15", CRASH_ENV: POISON}
+    """Two replicas of 30 ms a step behind two ingress replicas; one alone has a seat for each stream, so that none waits at the gate."""
+    env = {PACE_ENV: "30", CRASH_ENV: POISON}
+    args = {"max_num_seqs": "32", "num_gpu_blocks_override": "800"}
     with start_service(
-        tmp_path_factory.mktemp("logs") / "access.jsonl", replicas=2, env=env, ingress_replicas=2
+        tmp_path_factory.mktemp("logs") / "access.jsonl", replicas=2, env=env, ingress_replicas=2, args=args
     ) as found:
         yield found
 
