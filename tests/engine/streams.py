@@ -15,6 +15,8 @@ from typing import Any
 import httpx
 
 from reasonscale.demo.tasks import collatz_split
+from reasonscale.serving.config import INGRESS
+from reasonscale.serving.numbers import set_emptied
 
 
 @dataclass
@@ -174,4 +176,13 @@ def with_replicas(config: dict[str, Any], service: Any, number: int, deployment:
     for entry in out["applications"][0]["deployments"]:
         if entry["name"] == (deployment or service.deployment):
             entry["num_replicas"] = number
+    return out
+
+
+def with_emptied(config: dict[str, Any], service: Any, *replicas: str) -> dict[str, Any]:
+    """Return Serve's config whose ingresses send nothing more to these of the model's replicas, and to all others."""
+    out = copy.deepcopy(config)
+    for entry in out["applications"][0]["deployments"]:
+        if entry["name"] == INGRESS:
+            set_emptied(entry, service.deployment, replicas)
     return out

@@ -22,7 +22,9 @@ class Replicas:
     def __init__(self, number: int, policy: Policy = POLICY, one_node: bool = False) -> None:
         self.policy, self.state, self.time = policy, State.new(), 0.0
         self.target, self.emptied, self.one_node = number, (), one_node
-        self.has: dict[str, float] = {f"r{i}": 0.0 for i in range(number)}  # requests of each, the longest running first
+        self.has: dict[str, float] = {
+            f"r{i}": 0.0 for i in range(number)
+        }  # requests of each, the longest running first
         self.stopped: list[tuple[str, float]] = []  # who was told to go, and what it had then
         self.decisions: list[Decision] = []
 

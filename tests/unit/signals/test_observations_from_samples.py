@@ -250,7 +250,9 @@ def test_who_replicas_are_is_read_and_what_is_emptied_counts_as_what_drains() ->
     def here(worker: str, replica: str, since: float) -> list[Sample]:
         return [
             Sample(
-                c.M_REPLICA, {"model": "m", "WorkerId": worker, "serve_replica": replica, "ray_node": f"n-{replica}"}, since
+                c.M_REPLICA,
+                {"model": "m", "WorkerId": worker, "serve_replica": replica, "ray_node": f"n-{replica}"},
+                since,
             )
         ]
 
