@@ -13,9 +13,21 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
-import psutil
 import pytest
-from tests.engine.streams import Flow, Heard, Load, asked, hear, questions, whole, with_emptied, with_replicas
+from tests.engine.streams import (
+    Flow,
+    Heard,
+    Load,
+    asked,
+    busiest,
+    engines_of,
+    hear,
+    questions,
+    share_of,
+    whole,
+    with_emptied,
+    with_replicas,
+)
 from tests.engine.watching import watching
 
 from reasonscale.scaling.victims import Standing, victims
@@ -45,24 +57,6 @@ def undisturbed(fleet: Any) -> list[Heard]:
     heard = Load(fleet, [asked(fleet, q) for q in questions(STREAMS)]).end()
     whole(heard)
     return heard
-
-
-def share_of(heard: list[Heard], share: float) -> float:
-    """Return a share of the characters that these streams said together."""
-    return share * sum(len(text) for h in heard for text in h.said)
-
-
-def busiest(service: Any) -> tuple[str, int]:
-    """Return the replica with the most requests, and its process."""
-    found = max(service.ledgers(), key=lambda ledger: len(ledger["rows"]))["replica"]
-    return found, service.pids()[found]
-
-
-def engines_of(pid: int) -> list[int]:
-    """Return the processes of a replica's engine."""
-    return [
-        child.pid for child in psutil.Process(pid).children(recursive=True) if "EngineCore" in "".join(child.cmdline())
-    ]
 
 
 @pytest.mark.parametrize(
