@@ -4,7 +4,7 @@ simulated   The product's own decision with each router before the fleet, and th
             attainment, p95 of the time to first token, preemptions, and what a replica that is told to go still owes. Ray's prefix-aware router falls back to two
             choices where no prompt is shared; the engine model has no prefix cache, so that it is not played.
 real        Three engines on this machine, each held to a pace; the same arrivals under each router, Ray's prefix-aware one
-            among them. What the replica owes that Serve would stop next is read from the ledgers twice a second.
+            among them. Ours has its gate before it, theirs have none, as each comes. What the replica owes that Serve would stop next is read from the ledgers twice a second.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from bench.stack import model, pace
 from reasonscale.demo.tasks import collatz_split, collatz_task
 from reasonscale.local.ray_node import free_port, start_ray
 from reasonscale.local.serve_api import ServeApi
+from reasonscale.scaling.victims import Standing, victims
 from reasonscale.serving.application import ROUTER
 from reasonscale.serving.config import app_name, deployment_name, serve_app, serve_config
-from reasonscale.serving.victims import Standing, victims
 from reasonscale.simulator import policies, workload
 from reasonscale.simulator.profile import load as load_profile
 from reasonscale.simulator.run import Options, Outcome, run, setting_of
@@ -133,6 +133,9 @@ async def _measure(router: str, pace_ms: float, requests: int, rate: float, repl
     try:
         config = serve_app([resolved], {resolved.name: replicas}, local=True, env=pace(pace_ms))
         config["args"]["models"][0]["router"] = router
+        if router != ROUTER:
+            # Ray's routers have no gate before them, and tell ours of no replica: all goes to an engine as it comes.
+            config["deployments"][-1]["user_config"]["models"][resolved.served_name]["seats"] = 10_000
         await api.put(serve_config(config, host="127.0.0.1", port=port))
         while (state := await api.state(app)).status != "RUNNING":
             if state.status == "DEPLOY_FAILED":

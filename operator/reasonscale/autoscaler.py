@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from reasonscale.scaling.decide import decide
 from reasonscale.scaling.record import from_json, to_json
 from reasonscale.scaling.state import State
-from reasonscale.scaling.types import Decision, Fleet, Freshness, Observation, Policy
+from reasonscale.scaling.types import Decision, Fleet, Freshness, Mode, Observation, Policy
 
 _log = logging.getLogger("reasonscale.autoscaler")
 
@@ -29,6 +29,9 @@ class Actuator(Protocol):
     """What holds the replicas."""
 
     async def set_replicas(self, replicas: int, /) -> None: ...
+
+    async def empty(self, replicas: tuple[str, ...], /) -> None:
+        """Have the routers send nothing to these; only asked where `fleet` says which they are."""
 
     async def fleet(self) -> Fleet: ...
 
@@ -101,12 +104,9 @@ class Autoscaler:
             return None
         self._fleet = observation.fleet
         decision, self.state = decide(observation, policy, self.state)
-        if decision.act:
-            try:
-                await self._actuator.set_replicas(decision.target)
-            except Exception as error:
-                failed = f"could not ask for {decision.target} replicas: {_words(error)}"
-                problem = f"{problem}; {failed}" if problem else failed
+        failed = await self._bring(decision, observation.fleet, policy)
+        if failed is not None:
+            problem = f"{problem}; {failed}" if problem else failed
         record = Record(self.model, observation, policy, decision, problem)
         (_log.warning if problem else _log.info)(record.line())
         for listener in self._listeners:
@@ -115,6 +115,30 @@ class Autoscaler:
             except Exception:
                 _log.exception("a listener of the decisions of %s failed", self.model)
         return record
+
+    async def _bring(self, decision: Decision, fleet: Fleet, policy: Policy) -> str | None:
+        """Ask for what was decided; return what went wrong."""
+        asked = fleet.target if policy.mode is Mode.RECOMMEND else decision.target + len(decision.emptied)
+        failed = []
+
+        async def number() -> None:
+            if asked != fleet.target:
+                try:
+                    await self._actuator.set_replicas(asked)
+                except Exception as error:
+                    failed.append(f"could not ask for {asked} replicas: {_words(error)}")
+
+        async def empty() -> None:
+            if fleet.emptied is not None and decision.emptied != fleet.emptied:
+                try:
+                    await self._actuator.empty(decision.emptied)
+                except Exception as error:
+                    failed.append(f"could not say which replicas are emptied: {_words(error)}")
+
+        # One that is let go must get nothing in between; one that is taken back serves at once.
+        for step in (number, empty) if asked < fleet.target else (empty, number):
+            await step()
+        return "; ".join(failed) or None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Tick until `stop` is set. A slow tick is not made up for: the next one follows a whole interval later."""

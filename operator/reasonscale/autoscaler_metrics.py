@@ -9,6 +9,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
 
 from reasonscale.api import constants as c
 from reasonscale.autoscaler import Record
+from reasonscale.scaling.emptying import serving
 from reasonscale.scaling.types import Freshness, Numbers
 
 _HELP = {
@@ -45,7 +46,7 @@ class DecisionMetrics:
         self._desired = gauge("replicas_desired", "Replicas that the last decision asked for")
         self._ready = gauge("replicas_ready", "Replicas that serve")
         self._starting = gauge("replicas_starting", "Replicas ordered and not ready")
-        self._draining = gauge("replicas_draining", "Replicas that finish what they have")
+        self._draining = gauge("replicas_draining", "Replicas that finish what they have and get nothing more")
         self._fresh = gauge(
             "signals_fresh", "1 where the last decision had fresh signals, or waits for a first replica, else 0"
         )
@@ -76,15 +77,16 @@ class DecisionMetrics:
 
     def __call__(self, record: Record) -> None:
         model, decision, seen = record.model, record.decision, record.observation
+        fleet = serving(seen.fleet)
         fresh = decision.freshness is Freshness.FRESH
         for name, gauge in self._numbers.items():
             value = getattr(decision.numbers, name)
             # Without fresh signals the numbers are unknown, and unknown is not zero.
             gauge.labels(model).set(float("nan") if value is None or not fresh else value)
         self._desired.labels(model).set(decision.target)
-        self._ready.labels(model).set(seen.fleet.ready)
-        self._starting.labels(model).set(len(seen.fleet.starting_s))
-        self._draining.labels(model).set(seen.fleet.draining)
+        self._ready.labels(model).set(fleet.ready)
+        self._starting.labels(model).set(len(fleet.starting_s))
+        self._draining.labels(model).set(fleet.draining)
         # While a model wakes there is no ledger yet, and that is no fault: the ingress is heard.
         self._fresh.labels(model).set(1.0 if fresh or decision.reason == c.REASON_WAKE else 0.0)
         self._asleep.labels(model).set(1.0 if decision.target == 0 and seen.fleet.ready == 0 else 0.0)

@@ -169,15 +169,17 @@ class Service:
 @contextmanager
 def serving(
     log: Path, replicas: int = 1, env: dict[str, str] | None = None, ingress_replicas: int = 1, drain_s: float = 1800.0,
-    scaling: dict[str, Any] | None = None, args: dict[str, str] | None = None, keep_alive_s: int = 90,
+    scaling: dict[str, Any] | None = None, args: dict[str, str] | None = None, keep_alive_s: int = 90, folder: Path | None = None,
 ) -> Iterator[Service]:  # fmt: skip
-    """Start Ray and so many replicas of the bundled model, with other scaling and engine arguments where given; stop both at the end."""
+    """Start Ray and so many replicas of the bundled model, or of one in a folder, with other scaling and engine arguments; stop both at the end."""
     model = load_models(EXAMPLE)[0]
     if scaling is not None:
         document = model.model_dump(by_alias=True, mode="json", exclude_unset=True)
         document["spec"]["scaling"] = scaling
         model = parse(document, EXAMPLE.parent)
     model.spec.engine.args.update(args or {})
+    if folder is not None:
+        model.spec.model.uri = f"file://{folder}"
     resolved = replace(resolve(model, EXAMPLE.parent), drain_s=drain_s)
     node = start_ray()
     try:

@@ -13,8 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import psutil
 
 from reasonscale.demo.tasks import collatz_split
+from reasonscale.serving.config import INGRESS
+from reasonscale.serving.numbers import set_emptied
 
 
 @dataclass
@@ -175,3 +178,30 @@ def with_replicas(config: dict[str, Any], service: Any, number: int, deployment:
         if entry["name"] == (deployment or service.deployment):
             entry["num_replicas"] = number
     return out
+
+
+def with_emptied(config: dict[str, Any], service: Any, *replicas: str) -> dict[str, Any]:
+    """Return Serve's config whose ingresses send nothing more to these of the model's replicas, and to all others."""
+    out = copy.deepcopy(config)
+    for entry in out["applications"][0]["deployments"]:
+        if entry["name"] == INGRESS:
+            set_emptied(entry, service.deployment, replicas)
+    return out
+
+
+def share_of(heard: list[Heard], share: float) -> float:
+    """Return a share of the characters that these streams said together."""
+    return share * sum(len(text) for h in heard for text in h.said)
+
+
+def busiest(service: Any) -> tuple[str, int]:
+    """Return the replica with the most requests, and its process."""
+    found = max(service.ledgers(), key=lambda ledger: len(ledger["rows"]))["replica"]
+    return found, service.pids()[found]
+
+
+def engines_of(pid: int) -> list[int]:
+    """Return the processes of a replica's engine."""
+    return [
+        child.pid for child in psutil.Process(pid).children(recursive=True) if "EngineCore" in "".join(child.cmdline())
+    ]

@@ -13,11 +13,24 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
-import psutil
 import pytest
-from tests.engine.streams import Flow, Heard, Load, asked, hear, questions, whole, with_replicas
+from tests.engine.streams import (
+    Flow,
+    Heard,
+    Load,
+    asked,
+    busiest,
+    engines_of,
+    hear,
+    questions,
+    share_of,
+    whole,
+    with_emptied,
+    with_replicas,
+)
 from tests.engine.watching import watching
 
+from reasonscale.scaling.victims import Standing, victims
 from reasonscale.serving.config import INGRESS
 from reasonscale.serving.pace import ENV as PACE_ENV
 from reasonscale.serving.settings import CRASH_ENV
@@ -29,10 +42,11 @@ STREAMS = 24
 
 @pytest.fixture(scope="module")
 def fleet(start_service: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Two replicas of 15 ms a step, so that chains last for seconds, behind two ingress replicas."""
-    env = {PACE_ENV: "15", CRASH_ENV: POISON}
+    """Two replicas of 30 ms a step behind two ingress replicas; one alone has a seat for each stream, so that none waits at the gate."""
+    env = {PACE_ENV: "30", CRASH_ENV: POISON}
+    args = {"max_num_seqs": "32", "num_gpu_blocks_override": "800"}
     with start_service(
-        tmp_path_factory.mktemp("logs") / "access.jsonl", replicas=2, env=env, ingress_replicas=2
+        tmp_path_factory.mktemp("logs") / "access.jsonl", replicas=2, env=env, ingress_replicas=2, args=args
     ) as found:
         yield found
 
@@ -43,24 +57,6 @@ def undisturbed(fleet: Any) -> list[Heard]:
     heard = Load(fleet, [asked(fleet, q) for q in questions(STREAMS)]).end()
     whole(heard)
     return heard
-
-
-def share_of(heard: list[Heard], share: float) -> float:
-    """Return a share of the characters that these streams said together."""
-    return share * sum(len(text) for h in heard for text in h.said)
-
-
-def busiest(service: Any) -> tuple[str, int]:
-    """Return the replica with the most requests, and its process."""
-    found = max(service.ledgers(), key=lambda ledger: len(ledger["rows"]))["replica"]
-    return found, service.pids()[found]
-
-
-def engines_of(pid: int) -> list[int]:
-    """Return the processes of a replica's engine."""
-    return [
-        child.pid for child in psutil.Process(pid).children(recursive=True) if "EngineCore" in "".join(child.cmdline())
-    ]
 
 
 @pytest.mark.parametrize(
@@ -207,6 +203,51 @@ def test_three_become_one_under_running_streams_in_the_time_that_was_forecast_an
     print(f"3 -> 1 under {STREAMS} streams: {over_s - began_s:.1f} s, forecast {expected_s:.1f} s")
     # Serve looks once a second whether a replica has nothing left, and so do we whether it is gone.
     assert over_s - began_s <= 1.5 * expected_s + 3.0
+    fleet.wait_all_idle()
+
+
+def test_the_replica_that_serve_will_stop_is_emptied_first_may_be_had_back_and_goes_with_nothing(
+    fleet: Any, undisturbed: list[Heard]
+) -> None:
+    fleet.put(with_replicas(fleet.config, fleet, 2))
+    fleet.wait_replicas(2)
+    order = [rid for rid, word, _ in fleet.state().replicas[fleet.deployment] if word == "RUNNING"]
+    [victim] = victims([Standing(rid, "engine", "here") for rid in order], "engine", 1, head="here")
+    flow = Flow(fleet, [asked(fleet, q) for q in questions(STREAMS)], at_once=8)
+
+    def wait_rows(any_there: bool) -> float:
+        began = time.monotonic()
+        while bool(rows := next(led["rows"] for led in fleet.ledgers() if led["replica"] == victim)) is not any_there:
+            assert time.monotonic() < began + 120, rows
+            time.sleep(0.2)
+        return time.monotonic() - began
+
+    wait_rows(True)
+    fleet.put(with_emptied(fleet.config, fleet, victim))
+    emptied_s = wait_rows(False)
+    time.sleep(3)  # and it stays so, while the others are asked on
+    assert [bool(led["rows"]) for led in fleet.ledgers() if led["replica"] == victim] == [False]
+    assert sum(len(led["rows"]) for led in fleet.ledgers()) > 4
+    fleet.put(with_emptied(fleet.config, fleet))
+    back_s = wait_rows(True)
+    fleet.put(with_emptied(fleet.config, fleet, victim))
+    wait_rows(False)
+    began = time.monotonic()
+    fleet.put(with_replicas(fleet.config, fleet, 1))
+    while any(rid == victim for rid, _, _ in fleet.state().replicas[fleet.deployment]):
+        assert time.monotonic() < began + 60, "it has nothing, and is still there"
+        time.sleep(0.2)
+    gone_s = time.monotonic() - began
+    assert fleet.replicas() == set(order) - {victim}
+    heard = flow.end()
+    whole([h for _, h in heard])
+    for which, h in heard:
+        assert h.said == undisturbed[which].said
+    print(
+        f"emptied in {emptied_s:.1f} s under {len(heard)} streams, longest silence {max(h.longest_s for _, h in heard):.2f} s; "
+        f"had back in {back_s:.1f} s; gone {gone_s:.1f} s after the number was lowered"
+    )
+    fleet.put(with_emptied(fleet.config, fleet))
     fleet.wait_all_idle()
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasonscale.serving.victims import Standing, victims
+from reasonscale.scaling.victims import Standing, victims
 
 pytestmark = pytest.mark.engine
 HEAD = "head"

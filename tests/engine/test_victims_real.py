@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from reasonscale.local.ray_node import RAY_ENV, own_handlers
-from reasonscale.serving.victims import Standing, victims
+from reasonscale.scaling.victims import Standing, victims
 
 pytestmark = [pytest.mark.engine, pytest.mark.soak, pytest.mark.timeout(300)]
 ENGINE, OTHER, APP = "Engine", "Other", "app"

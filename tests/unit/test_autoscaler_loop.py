@@ -60,6 +60,40 @@ async def test_a_decision_to_scale_is_acted_on_and_told_to_the_listeners():
     assert told[1].decision.target == cluster.asked[0]
 
 
+class Emptying(Cluster):
+    """One that can have replicas emptied; each call in its order."""
+
+    def __init__(self) -> None:
+        super().__init__(running=0.0)
+        self.target, self.emptied, self.calls = 2, (), []
+
+    async def observe(self):
+        seen = await super().observe()
+        replicas = tuple(
+            replace(r, replica=f"r{i}", node=f"n{i}", since_s=float(i)) for i, r in enumerate(seen.replicas)
+        )
+        return replace(seen, replicas=replicas)
+
+    async def set_replicas(self, replicas: int) -> None:
+        await super().set_replicas(replicas)
+        self.calls.append(("number", replicas))
+
+    async def empty(self, replicas: tuple[str, ...]) -> None:
+        self.calls.append(("empty", replicas))
+        self.emptied = replicas
+
+    async def fleet(self) -> Fleet:
+        return replace(await super().fleet(), emptied=self.emptied)
+
+
+async def test_a_replica_is_emptied_then_the_number_is_lowered_and_only_then_the_routers_forget_it():
+    cluster = Emptying()
+    loop = loop_of(cluster)
+    for _ in range(40):
+        await loop.tick()
+    assert cluster.calls == [("empty", ("r0",)), ("number", 1), ("empty", ())]
+
+
 async def test_recommend_never_acts():
     cluster = Cluster()
     loop = loop_of(cluster, replace(POLICY, mode=Mode.RECOMMEND))

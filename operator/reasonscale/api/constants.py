@@ -80,6 +80,9 @@ M_RESUME_OFF: Final = (
 )
 M_FETCHING: Final = "reasonscale_fetching_weights"  # of a replica that starts: 1 while it fetches, else 0
 M_DRAINING: Final = "reasonscale_draining"  # 1 where the replica was told to go and finishes what it has
+M_REPLICA: Final = (
+    "reasonscale_replica_since_seconds"  # since when a replica serves, unix time; says who and where it is
+)
 M_KV_CAPACITY: Final = "reasonscale_kv_capacity_tokens"
 M_KV_USED: Final = "reasonscale_kv_used_tokens"
 M_PREEMPTIONS: Final = "reasonscale_preemptions_total"
@@ -99,6 +102,8 @@ LABEL_METRIC_BIN: Final = "bin"  # the bin's lower edge, as a decimal number
 LABEL_METRIC_PHASE: Final = "phase"
 LABEL_METRIC_REASON: Final = "reason"
 LABEL_METRIC_OUTCOME: Final = "outcome"
+LABEL_METRIC_REPLICA: Final = "serve_replica"  # Serve's own id of it
+LABEL_METRIC_NODE: Final = "ray_node"
 # Set by who scrapes pods: whose they are. Two resources may serve the same name.
 LABEL_METRIC_NAMESPACE: Final = "namespace"
 LABEL_METRIC_RESOURCE: Final = "reasonscale_io_model"  # LABEL_MODEL as Prometheus writes a pod's label

@@ -79,11 +79,15 @@ class Held:
     def __init__(self, target: int, clock: Callable[[], float]) -> None:
         self.target, self._clock = target, clock
         self.ready: Callable[[], Awaitable[int]]
+        self.emptied: tuple[str, ...] = ()
         self._asked: list[float] = []
 
     async def set_replicas(self, replicas: int, /) -> None:
         self._asked += [self._clock()] * max(0, replicas - self.target)
         self.target = replicas
+
+    async def empty(self, replicas: tuple[str, ...], /) -> None:
+        self.emptied = replicas
 
     async def fleet(self) -> Fleet:
         ready = await self.ready()
@@ -91,7 +95,7 @@ class Held:
         self._asked = self._asked[len(self._asked) - missing :] if missing < len(self._asked) else self._asked
         self._asked = [now] * (missing - len(self._asked)) + self._asked
         ages = tuple(now - asked for asked in self._asked)
-        return Fleet(self.target, min(ready, self.target), ages, max(0, ready - self.target))
+        return Fleet(self.target, min(ready, self.target), ages, max(0, ready - self.target), self.emptied)
 
 
 class ModelLoop:
@@ -274,7 +278,7 @@ class ModelLoop:
             namespace=self._namespace, replicas=self._held.target, image=s.image, code_image=s.code_image,
             uid=self._body["metadata"]["uid"], cpu=s.cpu, rdma=s.rdma, redis_address=s.redis_address, redis_password=s.redis_password, pod_monitor=s.pod_monitor,
             network_policy=s.network_policy, operator_namespace=s.namespace, head=s.head, ingress=s.ingress,
-            ingress_replicas=s.ingress_replicas, active_cluster=active or None,
+            ingress_replicas=s.ingress_replicas, active_cluster=active or None, emptied=self._held.emptied,
         )  # fmt: skip
         seen = self._status.get("observedGeneration") == self._body["metadata"].get("generation")
         subject = Subject(model, resolved, context)

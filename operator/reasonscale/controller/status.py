@@ -11,6 +11,7 @@ from reasonscale.api import constants as c
 from reasonscale.api.resolve import Resolved
 from reasonscale.autoscaler import Record
 from reasonscale.render.context import PORT_API, ROLE_ENGINE
+from reasonscale.scaling.emptying import serving
 from reasonscale.scaling.types import Freshness, Mode
 
 HISTORY: Final = 10
@@ -77,7 +78,7 @@ def _conditions(record: Record | None, found: Found) -> list[dict[str, Any]]:
     if record is None:
         out.append(condition("Ready", False, "Starting", "no decision yet"))
     else:
-        fleet = record.observation.fleet
+        fleet = serving(record.observation.fleet)
         asked = record.decision.target if record.decision.act else fleet.target
         asleep = asked == 0 and fleet.ready == 0
         text = f"{fleet.ready} of {asked} replicas serve"
@@ -185,7 +186,7 @@ def status_of(
     }  # fmt: skip
     if record is None:
         return out
-    fleet, decision = record.observation.fleet, record.decision
+    fleet, decision = serving(record.observation.fleet), record.decision
     out["replicas"] = {
         "desired": decision.target, "ready": fleet.ready, "starting": len(fleet.starting_s), "draining": fleet.draining,
     }  # fmt: skip

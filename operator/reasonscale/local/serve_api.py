@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
 from reasonscale.scaling.types import Fleet
-from reasonscale.serving.numbers import set_number
+from reasonscale.serving.config import INGRESS
+from reasonscale.serving.numbers import set_emptied, set_number
 
 _STARTING = ("STARTING", "UPDATING", "RECOVERING", "PENDING_MIGRATION")
 
@@ -66,13 +67,20 @@ class ServeApi:
 
     async def set_replicas(self, app: str, deployment: str, replicas: int) -> None:
         """Change one deployment's number, in place: running replicas are not touched."""
+        await self._change(app, deployment, lambda entry: set_number(entry, replicas))
+
+    async def empty(self, app: str, deployment: str, replicas: Sequence[str]) -> None:
+        """Have the ingress send nothing more to these of a deployment's replicas, and to all others again."""
+        await self._change(app, INGRESS, lambda entry: set_emptied(entry, deployment, replicas))
+
+    async def _change(self, app: str, deployment: str, change: Callable[[dict[str, Any]], None]) -> None:
         async with self._changing:
             before, config = self.config, copy.deepcopy(self.config)
             for application in config["applications"]:
                 if application["name"] == app:
                     for entry in application["deployments"]:
                         if entry["name"] == deployment:
-                            set_number(entry, replicas)
+                            change(entry)
             try:
                 await self._put(config)
             except ServeError:
@@ -116,12 +124,18 @@ class ServeActuator:
 
     def __init__(self, api: ServeApi, app: str, deployment: str, target: int) -> None:
         self._api, self._app, self._deployment, self._target = api, app, deployment, target
+        self._emptied: tuple[str, ...] = ()
         self._seen: dict[str, float] = {}  # replica that is starting -> since when, by our clock
 
     async def set_replicas(self, replicas: int) -> None:
         """Ask for so many replicas."""
         await self._api.set_replicas(self._app, self._deployment, replicas)
         self._target = replicas
+
+    async def empty(self, replicas: tuple[str, ...]) -> None:
+        """Have the routers send nothing to these."""
+        await self._api.empty(self._app, self._deployment, replicas)
+        self._emptied = replicas
 
     async def fleet(self) -> Fleet:
         """Return the replicas by state."""
@@ -134,4 +148,4 @@ class ServeActuator:
         ready = sum(1 for _, word, _ in replicas if word == "RUNNING")
         ages += [0.0] * max(0, self._target - ready - len(ages))
         draining = sum(1 for _, word, _ in replicas if word == "STOPPING")
-        return Fleet(target=self._target, ready=ready, starting_s=tuple(ages), draining=draining)
+        return Fleet(self._target, ready, tuple(ages), draining, self._emptied)

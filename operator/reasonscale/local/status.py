@@ -10,12 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from reasonscale.autoscaler import Record
+from reasonscale.scaling.emptying import serving
 
 
 def model_status(record: Record) -> dict[str, Any]:
     """Return a record as the JSON that `top` reads."""
     seen, decision = record.observation, record.decision
-    numbers = decision.numbers
+    numbers, fleet = decision.numbers, serving(seen.fleet)
     capacity = sum(r.kv_capacity_tokens or 0 for r in seen.replicas)
     return {
         "model": record.model,
@@ -29,9 +30,9 @@ def model_status(record: Record) -> dict[str, Any]:
         "answering": round(sum(sum(k.answering) for k in seen.classes.values())),
         "kv_percent": round(100 * sum(r.kv_used_tokens for r in seen.replicas) / capacity) if capacity else None,
         "kv_full_in_s": numbers.kv_full_in_s,
-        "ready": seen.fleet.ready,
-        "starting": len(seen.fleet.starting_s),
-        "draining": seen.fleet.draining,
+        "ready": fleet.ready,
+        "starting": len(fleet.starting_s),
+        "draining": fleet.draining,
         "drain_owed_tokens": round(numbers.drain_owed_tokens),
         "drain_expected_s": numbers.drain_expected_s,
         "target": decision.target,

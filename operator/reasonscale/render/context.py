@@ -79,6 +79,7 @@ class Context:
     head: PodSize = SMALL
     ingress: PodSize = SMALL
     ingress_replicas: int = 2
+    emptied: tuple[str, ...] = ()  # replicas that routers send nothing more to
     active_cluster: str | None = None  # the RayCluster that serves, once one does
 
 

@@ -20,7 +20,7 @@ from reasonscale.api import constants as c
 from reasonscale.api.effects import Effect, effect_of
 from reasonscale.api.models import ReasoningModel
 from reasonscale.render.text import to_yaml
-from reasonscale.serving.numbers import number_of, set_number
+from reasonscale.serving.numbers import EMPTIED, number_of, set_number
 
 NUMBERS = ("replicas", "minReplicas", "maxReplicas", "scaleStrategy")
 
@@ -149,6 +149,12 @@ def _known(new: Any, old: Any) -> Any:
     return new
 
 
+def _with_emptied(told: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Return what a deployment is told, with the replicas that are emptied now; an ingress of older code ignores them."""
+    out = {k: v for k, v in told.items() if k != EMPTIED}
+    return out | ({EMPTIED: new[EMPTIED]} if EMPTIED in new else {})
+
+
 def pinned(live: dict[str, Any], new: dict[str, Any], old: Marks, marks: Marks) -> dict[str, Any]:
     """Return what runs as it is, with the new numbers, and with the fields of the resource that change in place."""
     out = copy.deepcopy(new)
@@ -167,6 +173,8 @@ def pinned(live: dict[str, Any], new: dict[str, Any], old: Marks, marks: Marks) 
         set_number(mine, number_of(theirs))
         if old.inplace != marks.inplace and "user_config" in mine:
             mine["user_config"] = _known(theirs["user_config"], mine["user_config"])
+        if "user_config" in mine:
+            mine["user_config"] = _with_emptied(mine["user_config"], theirs["user_config"])
     if config != before:
         spec["serveConfigV2"] = to_yaml([config])
     return marked({**out, "spec": spec}, replace(old, inplace=marks.inplace))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from reasonscale.api import constants as c
-from reasonscale.scaling import words, zero
+from reasonscale.scaling import emptying, words, zero
 from reasonscale.scaling.outlook import Outlook, look
 from reasonscale.scaling.state import Rise, State, learn, learn_fleet, start_time_s
 from reasonscale.scaling.types import Decision, Fleet, Freshness, Mode, Numbers, Observation, Policy
@@ -21,7 +21,20 @@ HELPED = 1.1  # throughput up, or backlog down, by so much
 
 
 def decide(seen: Observation, policy: Policy, state: State) -> tuple[Decision, State]:
-    """Return how many replicas to ask for and why, and the state for the next call."""
+    """Return how many replicas to ask for and why, and the state for the next call.
+
+    A replica that is emptied is one less of those that serve, as if it had been told to go; the need takes it back first.
+    """
+    decision, after = _decide(replace(seen, fleet=emptying.serving(seen.fleet)), policy, state, seen.fleet.draining)
+    emptied, after = emptying.plan(seen, decision.target, policy, after)
+    if emptied:
+        said = words.what_is_emptied(len(emptied), decision.numbers)
+        decision = replace(decision, emptied=emptied, message=f"{decision.message}; {said}")
+    return decision, after
+
+
+def _decide(seen: Observation, policy: Policy, state: State, going: int) -> tuple[Decision, State]:
+    """Return the decision over replicas that serve. `going`: those that were told to go and are still there."""
     state = learn_fleet(state, seen.fleet, seen.time)
     outlook: Outlook | None = None
     if seen.freshness is Freshness.FRESH:
@@ -48,7 +61,6 @@ def decide(seen: Observation, policy: Policy, state: State) -> tuple[Decision, S
         message = f"{message}; {choice.wanted} replicas wanted, maxReplicas is {policy.max_replicas}"
     elif target != choice.target:
         message = f"{message}; bounds {policy.min_replicas} to {policy.max_replicas}"
-    going = seen.fleet.draining
     free = max(seen.fleet.target, policy.max_replicas - going)  # a replica that drains holds its GPUs until it is gone
     if target > free:
         target, limited = free, True

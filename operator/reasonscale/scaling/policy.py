@@ -54,4 +54,5 @@ def policy_of(
         length_prior=length_priors(resolved),
         length_limit={name: float(resolved.max_model_len) for name in (*resolved.class_names, c.CLASS_OTHER)},
         tick_s=tick_s,
+        drain_s=resolved.drain_s,
     )

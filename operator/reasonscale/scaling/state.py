@@ -56,6 +56,8 @@ class State:
     idle_since: float | None = None  # nothing in flight, held or arriving since then; None: not idle, or unknown
     rises: tuple[Rise, ...] = ()
     stuck_since: float | None = None  # more replicas have not helped
+    emptied_since: tuple[tuple[str, float], ...] = ()  # replicas that are emptied, and since when routers were told
+    let_go: tuple[tuple[str, float], ...] = ()  # those that the number was lowered for of late, and when
 
     @staticmethod
     def new() -> State:

@@ -65,6 +65,11 @@ class ReplicaCounts:
     step_batch: float = 0.0
     step_kv_tokens: float = 0.0
     step_prefill_tokens: float = 0.0
+    # Who it is to Ray Serve; None where it does not say.
+    replica: str | None = None
+    node: str | None = None
+    since_s: float | None = None  # when it began to serve
+    draining: bool = False  # told to go
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,9 @@ class Fleet:
     ready: int
     starting_s: tuple[float, ...] = ()  # age of each replica that is ordered and not ready yet
     draining: int = 0
+    # Serve's ids of those that routers send nothing to, so that they are empty when they are told to go; counted in
+    # `target` and `ready`. None: this actuator can't have a replica emptied.
+    emptied: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +99,9 @@ class Observation:
     # Of a model that may sleep, as its ingresses say; None: unknown.
     held_requests: float | None = None  # waiting for a replica to start
     ingress_requests: float | None = None  # all that they have, from the first byte to the last
-    draining: Mapping[str, ClassCounts] = field(default_factory=dict)  # of `classes`, what replicas have that go
+    draining: Mapping[str, ClassCounts] = field(
+        default_factory=dict
+    )  # of `classes`, what replicas have that go or are emptied
     resume_off: bool = False  # lost engines' requests are not handed on for now: too many were lost
 
 
@@ -145,6 +155,7 @@ class Policy:
     length_prior: Mapping[str, float] = field(default_factory=dict)  # class -> mean output tokens, by family and effort
     length_limit: Mapping[str, float] = field(default_factory=dict)  # class -> most tokens a request can make
     tick_s: float = 5.0
+    drain_s: float = 1800.0  # a replica is emptied for so long at most before it is told to go
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +183,10 @@ class Numbers:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How many replicas to ask for, and why. `act` is False where it is only a recommendation or a hold."""
+    """How many replicas shall serve, and why. `act` is False where it is only a recommendation or a hold.
+
+    Those of `emptied` are kept beside the target, with nothing sent to them, until they have nothing left.
+    """
 
     time: float
     current: int
@@ -183,3 +197,4 @@ class Decision:
     numbers: Numbers
     limited: bool = False  # the need lies outside the bounds
     freshness: Freshness = Freshness.FRESH
+    emptied: tuple[str, ...] = ()  # Serve's ids, the first to go first

@@ -54,6 +54,11 @@ def why_down(n: Numbers, need: float, calm_s: float) -> str:
     return f"{count(n.owed_tokens)} tokens owed, {need:.1f} replicas enough for {seconds(calm_s)} past"
 
 
+def what_is_emptied(number: int, n: Numbers) -> str:
+    """Return how many replicas get nothing more until they are empty, and what they have."""
+    return f"{number} more {'is' if number == 1 else 'are'} emptied first, {count(n.drain_owed_tokens)} tokens to make"
+
+
 def why_hold(n: Numbers, need: float) -> str:
     """Return the state of things where nothing changes."""
     return f"{count(n.owed_tokens)} tokens owed, {n.inflight_now:.0f} in flight, {need:.1f} replicas needed"

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from reasonscale.api import constants as c
 from reasonscale.api.resolve import Resolved
-from reasonscale.serving.numbers import numbered
+from reasonscale.serving.numbers import numbered, set_emptied
 from reasonscale.serving.settings import LOCAL_START_PRIOR_S, START_PRIOR_S, seats_of, settings_of
 
 IMPORT_PATH: Final = "reasonscale.serving.app:build"
@@ -105,11 +105,11 @@ def model_args(
 def serve_app(
     models: Sequence[Resolved], replicas: Mapping[str, int], *, local: bool, gpus: bool = False, env: Mapping[str, str] | None = None,
     ingress_env: Mapping[str, str] | None = None, ingress_replicas: int = 1, ingress_resources: Mapping[str, int] | None = None,
-    engine_resources: Mapping[str, int] | None = None,
+    engine_resources: Mapping[str, int] | None = None, emptied: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Return one application of Serve's config.
 
-    `replicas` maps a resource's name to its number. Only numbers (`serving.numbers`) and `user_config` below change in place;
+    `replicas` maps a resource's name to its number, `emptied` to those replicas that the ingress sends nothing more to. Only numbers (`serving.numbers`) and `user_config` below change in place;
     everything under `args` and `runtime_env` restarts the application's engines. `..._resources`: Ray's own, by which
     a cluster keeps ingress and engines apart.
     """
@@ -145,6 +145,8 @@ def serve_app(
             "health_check_timeout_s": 120.0,
         }
     )
+    for m in models:
+        set_emptied(deployments[-1], deployment_name(m), (emptied or {}).get(m.name, ()))
     return {
         "name": app_name(models),
         "route_prefix": "/",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from ray.util.metrics import Counter, Gauge
@@ -21,6 +22,15 @@ _EDGES: Final = tuple(str(edge) for edge in c.TOKEN_BINS)
 # What has no bin always has room: 7 series of each class, 10 of the replica.
 _MAX_BIN_SERIES: Final = c.MAX_SERIES_PER_REPLICA - 7 * c.MAX_CLASSES - 10
 log = logging.getLogger("ray.serve")
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """Who a replica is to Serve, on which of Ray's nodes, and since when it serves: by that it is known who goes next."""
+
+    replica: str
+    node: str
+    since_s: float
 
 
 class Exporter:
@@ -78,9 +88,10 @@ class Exporter:
                 self._count(c.M_ENDED, totals.ended[j], **{_CLS: cls, _BIN: edge})
 
     def write(
-        self, ledger: Ledger, sums: StepSums, capacity_tokens: float, now: float, *, draining: bool = False
-    ) -> None:
-        """Write everything once."""
+        self, ledger: Ledger, sums: StepSums, capacity_tokens: float, now: float, *, draining: bool = False,
+        here: Here | None = None,
+    ) -> None:  # fmt: skip
+        """Write everything once. `here`: who this replica is."""
         for cls, current in ledger.now().items():
             totals = ledger.totals[cls]
             tags = {_CLS: cls}
@@ -96,6 +107,9 @@ class Exporter:
             self._count(c.M_ANSWER_TOKENS, totals.answer_tokens, **tags)
             self._count(c.M_BUDGET_EXHAUSTED, totals.budget_exhausted, **tags)
         self._gauge(c.M_DRAINING, float(draining))
+        if here is not None:
+            tags = {c.LABEL_METRIC_REPLICA: here.replica, c.LABEL_METRIC_NODE: here.node}
+            self._gauge(c.M_REPLICA, here.since_s, **tags)
         self._gauge(c.M_KV_CAPACITY, capacity_tokens)
         self._gauge(c.M_KV_USED, sums.kv_usage * capacity_tokens)
         self._count(c.M_PREEMPTIONS, sums.preemptions)

@@ -24,8 +24,10 @@ from reasonscale.serving.errors import GaveUp, error_body
 from reasonscale.serving.gate import Refusal, Ticket
 from reasonscale.serving.hold import NotHeld
 from reasonscale.serving.holds import Holds
+from reasonscale.serving.numbers import EMPTIED
 from reasonscale.serving.passage import Call, Passages
 from reasonscale.serving.reading import govern, known_by, model_of, read_body, request_id, sequences_of, session_of
+from reasonscale.serving.routing import Loads
 from reasonscale.serving.settings import ModelSettings
 from reasonscale.serving.shared import LOADS
 from reasonscale.serving.stream import error_of, relay
@@ -80,6 +82,9 @@ class Ingress:
         self._settings = {name: ModelSettings.from_json(data) for name, data in user_config["models"].items()}
         self._holds.configure(self._settings)
         self._passages.share(user_config.get("ingresses", 1) > 1)
+        for handle in self._handles.values():
+            name = handle.deployment_name
+            LOADS.setdefault(name, Loads()).empty(user_config.get(EMPTIED, {}).get(name, ()))
 
     def _gate(self, settings: ModelSettings) -> Entrance:
         name, gate = self._handles[settings.model].deployment_name, self._gates.get(settings.model)

@@ -51,6 +51,7 @@ class Loads:
         self._clock = clock
         self._seen: dict[str, Seen] = {}
         self._avoid: dict[str, float] = {}
+        self._emptied: frozenset[str] = frozenset()
         self._left: OrderedDict[str, float] = OrderedDict()  # replicas that Serve sends nothing to any more, since when
         self._sessions: OrderedDict[str, str] = OrderedDict()
 
@@ -93,8 +94,12 @@ class Loads:
         )
 
     def avoid(self, replica: str, for_s: float) -> None:
-        """Send nothing to a replica for a while where another is there: it was lost, it hangs, or it is to be emptied."""
+        """Send nothing to a replica for a while where another is there: it was lost, it hangs, or it was told to go."""
         self._avoid[replica] = self._clock() + for_s
+
+    def empty(self, replicas: Iterable[str]) -> None:
+        """Send nothing to these while another is there, until other ones are named: they go when they have nothing left."""
+        self._emptied = frozenset(replicas)
 
     def sent(self, replica: str, prompt_tokens: float, session: str | None = None) -> None:
         """Note that a replica was given a request."""
@@ -114,7 +119,7 @@ class Loads:
         return kv + PREFILL_WEIGHT * prompt + TOKENS_TO_COME * requests
 
     def _avoided(self, replica: str) -> bool:
-        return self._avoid.get(replica, 0.0) > self._clock()
+        return replica in self._emptied or self._avoid.get(replica, 0.0) > self._clock()
 
     def _late(self, replica: str) -> int:
         """Return 0 for a replica to send to, more for those that are taken only when no other is there."""

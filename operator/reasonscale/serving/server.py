@@ -19,7 +19,7 @@ from reasonscale.serving import fetching, loopback
 from reasonscale.serving.batching import batched
 from reasonscale.serving.engine import ReasonEngine
 from reasonscale.serving.errors import EngineLost
-from reasonscale.serving.export import Exporter, describe
+from reasonscale.serving.export import Exporter, Here, describe
 from reasonscale.serving.routing import AT, BY, KV_CAPACITY, KV_TOKENS, PREEMPTED, REQUESTS, WAITING_PROMPT
 from reasonscale.serving.settings import ModelSettings
 
@@ -47,6 +47,7 @@ class ReasonServer(LLMServer):  # type: ignore[misc]
             llm_server.push_telemetry_report_for_all_models = plain
         self.engine.replica = serve.get_replica_context().replica_id.unique_id
         self._exporter = Exporter(self._llm_config.model_id)
+        self._here = Here(self.engine.replica, ray.get_runtime_context().get_node_id(), time.time())
         self._export_task = asyncio.create_task(self._export())
         if self._pending is not None:
             self._apply(self._pending)
@@ -95,7 +96,12 @@ class ReasonServer(LLMServer):  # type: ignore[misc]
                 self._look()
                 self.engine.check_moving(time.monotonic())
                 self._exporter.write(
-                    engine.ledger, engine.sums, engine.kv_capacity_tokens, time.time(), draining=told_to_go()
+                    engine.ledger,
+                    engine.sums,
+                    engine.kv_capacity_tokens,
+                    time.time(),
+                    draining=told_to_go(),
+                    here=self._here,
                 )
             except EngineLost as error:
                 self._give_up(error)

@@ -130,12 +130,15 @@ def _classes(
 def _replicas(samples: list[Sample], gained: Mapping[Key, float], live: frozenset[str]) -> tuple[ReplicaCounts, ...]:
     gauges: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     capacity: dict[str, float] = {}
+    who: dict[str, Sample] = {}
     for s in samples:
         process = _process(s.labels)
         if s.name == c.M_KV_CAPACITY:
             capacity[process] = s.value
-        elif s.name in (c.M_KV_USED, c.M_WAITING, c.M_INFLIGHT):
+        elif s.name in (c.M_KV_USED, c.M_WAITING, c.M_INFLIGHT, c.M_DRAINING):
             gauges[process][s.name] += s.value
+        elif s.name == c.M_REPLICA:
+            who[process] = s
     sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for (process, name, _, _), value in gained.items():
         sums[process][name] += value
@@ -145,6 +148,9 @@ def _replicas(samples: list[Sample], gained: Mapping[Key, float], live: frozense
             running=gauges[p][c.M_INFLIGHT], waiting=gauges[p][c.M_WAITING], preemptions=sums[p][c.M_PREEMPTIONS],
             steps=sums[p][c.M_STEPS], step_seconds=sums[p][c.M_STEP_SECONDS], step_batch=sums[p][c.M_STEP_BATCH],
             step_kv_tokens=sums[p][c.M_STEP_KV], step_prefill_tokens=sums[p][c.M_STEP_PREFILL],
+            replica=who[p].labels.get(c.LABEL_METRIC_REPLICA) if p in who else None,
+            node=who[p].labels.get(c.LABEL_METRIC_NODE) if p in who else None,
+            since_s=who[p].value if p in who else None, draining=gauges[p][c.M_DRAINING] > 0.0,
         )
         for p in sorted(live)
     )  # fmt: skip
@@ -195,7 +201,8 @@ def assemble(
     else:
         # Nobody learns from it: what was counted meanwhile belongs to the next observation that can be trusted.
         gained, after = {}, replace(before, short_since=short_since)
-    going = live & {_process(s.labels) for s in mine if s.name == c.M_DRAINING and s.value > 0.0}
+    replicas = _replicas(mine, gained, live)
+    going = frozenset(r.id for r in replicas if r.draining or r.replica in (fleet.emptied or ()))
     observation = Observation(
         time=now,
         window_s=now - before.time if before.time is not None else 0.0,
@@ -205,7 +212,7 @@ def assemble(
         classes=_classes(mine, gained, live, gates),
         draining=_classes(mine, {}, going, frozenset()) if going else {},
         resume_off=any(s.value > 0.0 for s in mine if s.name == c.M_RESUME_OFF),
-        replicas=_replicas(mine, gained, live),
+        replicas=replicas,
         held_requests=held,
         ingress_requests=at_ingress,
     )

@@ -134,6 +134,17 @@ def test_numbers_of_the_load_are_worth_a_write_when_they_say_something_new(
     assert moved(before, now) is says_something
 
 
+def test_a_replica_that_is_emptied_stands_in_the_status_as_one_that_drains() -> None:
+    found = record(2)
+    fleet = Fleet(3, 3, emptied=("r0",))
+    decision = replace(found.decision, current=2, target=2, emptied=("r0",), freshness=Freshness.FRESH)
+    said = status(replace(found, observation=replace(found.observation, fleet=fleet), decision=decision), {})
+    assert said["replicas"] == {"desired": 2, "ready": 2, "starting": 0, "draining": 1}
+    assert said["drain"]["tokensOwed"] is not None
+    ready = next(x for x in said["conditions"] if x["type"] == "Ready")
+    assert ready["message"] == "2 of 2 replicas serve"
+
+
 def test_what_replicas_owe_that_go_stands_in_the_status_while_they_do_and_is_taken_away_then() -> None:
     found = record(3)
     numbers = replace(found.decision.numbers, drain_owed_tokens=12_345.6, drain_expected_s=93.4)

@@ -70,7 +70,21 @@ async def test_a_model_that_may_sleep_is_told_zero_in_a_form_that_serve_wakes_fr
     assert all(put == serve.puts[0] for put in serve.puts)
     serve.replicas = []
     await actuator.set_replicas(0)
-    assert await actuator.fleet() == Fleet(target=0, ready=0)
+    assert await actuator.fleet() == Fleet(target=0, ready=0, emptied=())
+
+
+async def test_the_ingress_alone_is_told_which_replicas_are_emptied_and_the_number_stays() -> None:
+    serve = Serve()
+    _, actuator = await deployed(serve)
+    await actuator.set_replicas(2)
+    await actuator.empty(("a",))
+    assert (await actuator.fleet()).emptied == ("a",)
+    before, after = serve.puts[1:]
+    told = after["applications"][0]["deployments"][-1]["user_config"]
+    assert told.pop("emptied") == {deployment_name(MODEL): ["a"]}
+    assert before == after
+    await actuator.empty(())
+    assert serve.puts[-1] == before
 
 
 async def test_replicas_are_read_by_their_states() -> None:

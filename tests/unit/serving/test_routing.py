@@ -152,3 +152,17 @@ def test_there_is_room_where_seats_are_free_and_none_where_the_cache_is_full_or_
     assert loads.takes(8, "me").oldest_s == float("inf")  # type: ignore[union-attr]
     loads.keep(["free"])
     assert loads.takes(4, "other") == Takes(2, 3, 2.0)  # over its seats: none is sent until some end
+
+
+def test_what_is_emptied_gets_nothing_its_sessions_included_and_keeps_what_it_has() -> None:
+    loads = Loads(Clock())
+    for name in "ab":
+        loads.report(name, stats(requests=4, **{BY: {"me": 4}}))
+    loads.sent("a", 10, "chat")
+    loads.empty(["a"])
+    assert loads.order("ab", "chat") == ["b"]
+    assert loads.takes(8, "me") == Takes(in_all=4 + 8, mine=8, oldest_s=0.0)
+    assert loads.order("a") == ["a"]  # where no other is there
+    loads.empty([])
+    assert loads.order("ab", "chat")[0] == "a"
+    assert loads.takes(8, "me") == Takes(in_all=16, mine=8, oldest_s=0.0)

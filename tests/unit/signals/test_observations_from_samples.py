@@ -244,3 +244,22 @@ def test_what_replicas_have_that_go_is_counted_by_itself_and_still_counts_in_the
     assert seen.draining["medium"].reasoning[BIN64] == 3
     stale, _ = see(ledger("a", 50, reasoning=3) + going + ledger("b", 99, reasoning=4), 100, fleet=Fleet(1, 1))
     assert stale.draining == {}
+
+
+def test_who_replicas_are_is_read_and_what_is_emptied_counts_as_what_drains() -> None:
+    def here(worker: str, replica: str, since: float) -> list[Sample]:
+        return [
+            Sample(
+                c.M_REPLICA,
+                {"model": "m", "WorkerId": worker, "serve_replica": replica, "ray_node": f"n-{replica}"},
+                since,
+            )
+        ]
+
+    samples = ledger("a", 99, reasoning=3) + here("a", "r0", 50.0) + ledger("b", 99, reasoning=4)
+    seen, _ = see(samples, 100, fleet=Fleet(2, 2, emptied=("r0",)))
+    assert [(r.replica, r.node, r.since_s, r.draining) for r in seen.replicas] == [
+        ("r0", "n-r0", 50.0, False),
+        (None, None, None, False),
+    ]
+    assert seen.draining["medium"].reasoning[BIN64] == 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasonscale.serving.victims import Standing, victims
+from reasonscale.scaling.victims import Standing, victims
 
 
 def on(node: str | None, name: str, deployment: str = "engine", running: bool = True) -> Standing:
