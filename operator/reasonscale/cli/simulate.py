@@ -110,8 +110,8 @@ def _simulate(
     gpu_price: float | None, json: Path | None, plot: Path | None, chunk: str | None, console: Console, err: Console,
 ) -> int:  # fmt: skip
     from reasonscale.simulator import bounds, policies, run, workload
-    from reasonscale.simulator.cluster import ROUTERS
     from reasonscale.simulator.profile import load
+    from reasonscale.simulator.router import ROUTERS
 
     if trace is None:
         raise workload.BadWorkload(f"--trace is missing; built in are {', '.join(workload.BUILT_IN)}")

@@ -90,7 +90,7 @@ class Scheduled(Policy):
     """Follows a schedule made with the future known: what is needed by the time that a replica ordered now is ready."""
 
     name = "clairvoyant"
-    router = "expected-load"
+    router = "gated"
     period_s = GRID_S
 
     def __init__(self, setting: Setting, need: Floats, factor: float, hold_s: float) -> None:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from tests.unit.simulator.scenes import PROFILE
 
 from reasonscale.simulator import bounds, policies, workload
-from reasonscale.simulator.cluster import ROUTERS, Cluster
+from reasonscale.simulator.cluster import Cluster
 from reasonscale.simulator.engine import replay
+from reasonscale.simulator.router import ROUTERS
 from reasonscale.simulator.run import Options, run, setting_of
 from reasonscale.simulator.workload import NOBODY, Workload, make
 
@@ -60,7 +61,10 @@ def test_no_request_is_lost_whatever_is_scaled(rows, targets, router, cold):
         cluster.advance(cluster.time + 7.0)
     finished(cluster)
     fits = work.prompt_tokens + work.output_tokens - 1 <= PROFILE.kv_tokens
+    assert router == "gated" or (cluster.refused == ~fits).all()
+    fits = ~cluster.refused
     assert not np.isnan(cluster.last_s[fits]).any()
+    assert np.isnan(cluster.first_s[~fits]).all()
     assert (cluster.first_s[fits] >= work.arrival_s[fits]).all()
     assert (cluster.last_s[fits] >= cluster.first_s[fits]).all()
     assert all(0.0 <= s.ordered <= s.gone <= cluster.time for s in cluster.spans)

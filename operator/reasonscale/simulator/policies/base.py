@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from reasonscale.scaling.types import Objectives, StepTime
-from reasonscale.simulator.cluster import C_ARRIVALS, C_PROMPT, Scrape
+from reasonscale.simulator.ledger import C_ARRIVALS, C_PROMPT, Scrape
 from reasonscale.simulator.profile import Profile
 
 
