@@ -278,6 +278,13 @@ class Cluster:
         else:
             self._life[k] = rt.DRAINING
 
+    def true_remains(self) -> tuple[Ints, Ints, Ints]:
+        """Return tokens made, tokens still to make and prompt tokens of all running requests: for an oracle alone."""
+        there = np.flatnonzero(self._life != rt.EMPTY)
+        rows = np.concatenate([self._run[k, : self._engines[k, e.RUNNING]] for k in there])
+        made = self._req[e.MADE, rows]
+        return made, self._req[e.OUTPUT, rows] - made, self._req[e.PROMPT, rows]
+
     def _owed(self, k: int) -> int:
         """Return the tokens that a replica's running requests will make yet, which nobody but the simulator knows."""
         rows = self._run[k, : self._engines[k, e.RUNNING]]

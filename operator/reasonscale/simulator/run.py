@@ -176,6 +176,7 @@ def run(
         replicas=int(policy.p["replicas"]) if policy.name == "static" else first_replicas(work, profile, options),
         max_num_seqs=options.max_num_seqs, max_num_batched_tokens=options.max_num_batched_tokens,
     )  # fmt: skip
+    policy.shown(cluster)
     last = float(work.arrival_s.max())
     visible: list[Any] = []
     pending: list[Any] = []

@@ -86,6 +86,10 @@ class Policy(ABC):
         self.setting = setting
         self.p: dict[str, Any] = {**self.defaults, **(params or {})}
 
+    def shown(self, cluster: Any) -> None:
+        """Be shown the fleet itself before it runs. Only an oracle looks."""
+        return
+
     @abstractmethod
     def decide(self, view: View) -> int:
         """Return the number of replicas to ask for; the caller keeps it within the bounds."""
