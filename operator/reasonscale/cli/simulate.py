@@ -29,7 +29,7 @@ def simulate(
     profile
         A shipped hardware profile's name, or a file that `reasonscale profile fit` made.
     policy
-        reasonscale, another system's rule, static:N, clairvoyant, or lower-bound.
+        reasonscale, another system's rule, static:N, or a bound: clairvoyant, informed, lower-bound.
     params
         A JSON object of the policy's parameters.
     cold_start
@@ -49,7 +49,7 @@ def simulate(
     end
         Leave out what comes from this second on.
     router
-        least-kv, two-choices, expected-load; the one that the policy's system ships when absent.
+        least-kv, two-choices, expected-load, gated; the one that the policy's system ships when absent.
     gpu_price
         Price of a GPU-hour, for the cost of a million answer tokens.
     json
@@ -82,11 +82,11 @@ def simulate(
 
 
 def _list(console: Console) -> int:
-    from reasonscale.simulator import policies
+    from reasonscale.simulator import bounds, policies
     from reasonscale.simulator.profile import shipped
     from reasonscale.simulator.workload import BUILT_IN
 
-    console.print("policies:  " + ", ".join([*policies.names(), "static:N", "clairvoyant", "lower-bound"]))
+    console.print("policies:  " + ", ".join([*policies.names(), "static:N", *bounds.NAMES]))
     console.print("profiles:  " + ", ".join(shipped()))
     console.print("workloads: " + ", ".join(BUILT_IN))
     for name, made in BUILT_IN.items():
@@ -110,8 +110,8 @@ def _simulate(
     gpu_price: float | None, json: Path | None, plot: Path | None, chunk: str | None, console: Console, err: Console,
 ) -> int:  # fmt: skip
     from reasonscale.simulator import bounds, policies, run, workload
-    from reasonscale.simulator.cluster import ROUTERS
     from reasonscale.simulator.profile import load
+    from reasonscale.simulator.router import ROUTERS
 
     if trace is None:
         raise workload.BadWorkload(f"--trace is missing; built in are {', '.join(workload.BUILT_IN)}")
@@ -127,7 +127,7 @@ def _simulate(
     low, high = bounds_of(replicas)
     given = _params(params)
     used = load(profile_name)
-    if policy not in ("clairvoyant", "lower-bound"):  # a wrong name is said before a long trace is read
+    if policy not in bounds.NAMES:  # a wrong name is said before a long trace is read
         policies.make(policy, _probe(used), given)
     work = workload.load(trace, seed=seed)
     work = workload.between(work, start, float("inf") if end is None else end)
@@ -145,8 +145,9 @@ def _simulate(
         console.print(f"{work.name}: no policy takes less than {figures['gpu_hours']:,.1f} GPU-hours")
         _write(json, figures)
         return 0
-    if policy == "clairvoyant":
-        outcome = bounds.clairvoyant(work, used, options, tell=lambda text: err.print(text, markup=False))
+    if policy in bounds.NAMES:
+        search = bounds.clairvoyant if policy == "clairvoyant" else bounds.informed
+        outcome = search(work, used, options, tell=lambda text: err.print(text, markup=False))
     else:
         chosen = policies.make(policy, run.setting_of(work, used, options), given)
         outcome = run.run(work, used, chosen, options)

@@ -93,7 +93,7 @@ def _running(load: ClassLoad, progress: Sequence[float], sums: Sequence[_Sum], g
             survivors, size = count * alive, held + p
             spread = survivors * (1.0 - alive)
             drift = DRIFT * passed
-            common = survivors * sqrt(max(0.0, unknown) + drift * drift)
+            common = survivors * sqrt((unknown if unknown > 0.0 else 0.0) + drift * drift)
             inflight += survivors
             inflight_var += spread
             inflight_common += common

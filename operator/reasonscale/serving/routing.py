@@ -2,7 +2,7 @@
 
 A replica's work is what its KV cache holds, what its requests are still to add, and the prompts that it has not
 prefilled, which weigh more: a neighbour's long prompt breaks the time per token of everyone. The weights were best in
-the simulator at equal GPU-hours (`simulator.cluster`, router `expected-load`).
+the simulator at equal GPU-hours (`simulator.router`, router `expected-load`).
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from reasonscale.simulator.run import Options, Outcome, run, setting_of
 from reasonscale.simulator.workload import NOBODY, Workload
 
 GRID_S = 5.0
+NAMES = ("clairvoyant", "informed", "lower-bound")
 
 
 def lower_bound_gpu_hours(work: Workload, profile: Profile, options: Options) -> float:
@@ -86,6 +87,84 @@ def need_over_time(work: Workload, profile: Profile, options: Options) -> Floats
     )
 
 
+RATE_WINDOW_S = 30.0  # to either side: the rate as it is at that moment
+LENGTHS_WINDOW_S = 300.0
+LEAST_LENGTHS = 300
+
+
+def expected_need(work: Workload, profile: Profile, options: Options) -> Floats:
+    """Return replicas needed at each `GRID_S`, as one expects who knows every distribution as it is then, but no draw.
+
+    Known are the requests in flight with what they have made, each class' rate and its distribution of lengths at that
+    moment (taken from the trace around it, a little of what comes included). Expected are, from now to when a replica
+    ordered now is ready, the survivors of those in flight and of those who come at that rate; the most of it counts.
+    """
+    step, o = profile.step_time(), options.objectives
+    tau = max(0.8 * o.tpot_s, 1.3 * step.a)
+    prompt, output = work.prompt_tokens.astype(np.float64), work.output_tokens.astype(np.float64)
+    took = prompt * step.d + output * tau
+    start = _ideal_arrivals(work, took)
+    order = np.argsort(start, kind="stable")
+    end = (start + took)[order]
+    start, prompt, output, cls = start[order], prompt[order], output[order], work.cls[order]
+    grid = np.arange(0.0, float(end.max()) + GRID_S, GRID_S)
+    ahead = np.array([0.0, 0.5, 1.0]) * (1.2 * options.cold_start_s + GRID_S) / tau  # tokens
+    inflight, kv, rho = np.zeros((len(grid), len(ahead))), np.zeros((len(grid), len(ahead))), np.zeros(len(grid))
+    for c in range(len(work.classes)):
+        rows = np.flatnonzero(cls == c)
+        if not len(rows):
+            continue
+        s, p, n, e = start[rows], prompt[rows], output[rows], end[rows]
+        longest = float((e - s).max())
+        lengths = squares = np.zeros(0)
+        for i, t in enumerate(grid.tolist()):
+            if i % round(60.0 / GRID_S) == 0:
+                low, high = np.searchsorted(s, [t - LENGTHS_WINDOW_S, t + LENGTHS_WINDOW_S])
+                lack = max(0, LEAST_LENGTHS - (high - low)) // 2
+                lengths = np.sort(n[max(0, low - lack) : high + lack])
+                cut = np.minimum(lengths[:, None], ahead[None, :])
+                mean_cut, squares = cut.mean(axis=0), (cut * cut).mean(axis=0)
+            low, high = np.searchsorted(s, [t - RATE_WINDOW_S, t + RATE_WINDOW_S])
+            seconds = RATE_WINDOW_S + min(t, RATE_WINDOW_S)
+            rate, size = (high - low) / seconds, float(p[low:high].mean()) if high > low else 0.0
+            low, high = np.searchsorted(s, [t - longest, t])
+            here = np.arange(low, high)
+            here = here[e[here] > t]
+            made = np.maximum(0.0, (t - s[here] - p[here] * step.d) / tau)
+            left = len(lengths) - np.searchsorted(lengths, made[:, None] + ahead[None, :], side="right")
+            alive = left / np.maximum(1, left[:, :1])
+            inflight[i] += alive.sum(axis=0) + rate * tau * mean_cut
+            kv[i] += (alive * (p[here] + made)[:, None]).sum(axis=0) + alive.sum(axis=0) * ahead
+            kv[i] += rate * tau * (size * mean_cut + 0.5 * squares)
+            rho[i] += rate * size * step.d
+    need = np.maximum.reduce(
+        [
+            (step.b * inflight + step.c * kv + tau * rho[:, None]) / (tau - step.a),
+            kv / (0.9 * profile.kv_tokens),
+            inflight / float(options.max_num_seqs or profile.max_num_seqs),
+        ]
+    )
+    return np.asarray(need.max(axis=1))
+
+
+class Informed(Policy):
+    """Orders what `expected_need` expects, times a factor, and gives nothing up until it was less for `hold_s`."""
+
+    name = "informed"
+    router = "gated"
+    period_s = GRID_S
+
+    def __init__(self, setting: Setting, expected: Floats, factor: float, hold_s: float) -> None:
+        super().__init__(setting)
+        back = round(hold_s / GRID_S) + 1
+        most = np.lib.stride_tricks.sliding_window_view(np.append(np.zeros(back - 1), expected), back).max(axis=1)
+        self._orders = np.ceil(most * factor - 1e-9).astype(np.int64)
+
+    def decide(self, view: View) -> int:
+        """Return the number for now."""
+        return max(1, int(self._orders[min(len(self._orders) - 1, int(view.now / GRID_S))]))
+
+
 class Scheduled(Policy):
     """Follows a schedule made with the future known: what is needed by the time that a replica ordered now is ready."""
 
@@ -113,10 +192,32 @@ def clairvoyant(
     """Return the cheapest run found that meets `aim`: a search over how much and how long ahead of the known need."""
     need, setting = need_over_time(work, profile, options), setting_of(work, profile, options)
 
+    def play(factor: float, hold_s: float) -> Outcome:
+        return run(work, profile, Scheduled(setting, need, factor, hold_s), options)
+
+    return _cheapest(play, options, aim, tell)
+
+
+def informed(
+    work: Workload, profile: Profile, options: Options, aim: float = 0.99,
+    tell: Callable[[str], None] | None = None,
+) -> Outcome:  # fmt: skip
+    """Return the cheapest run found that meets `aim` and knows all distributions, but not the future."""
+    expected, setting = expected_need(work, profile, options), setting_of(work, profile, options)
+
+    def play(factor: float, hold_s: float) -> Outcome:
+        return run(work, profile, Informed(setting, expected, factor, hold_s), options)
+
+    return _cheapest(play, options, aim, tell)
+
+
+def _cheapest(
+    play: Callable[[float, float], Outcome], options: Options, aim: float, tell: Callable[[str], None] | None
+) -> Outcome:
     runs: list[Outcome] = []
 
     def meets(factor: float, hold_s: float) -> bool:
-        found = run(work, profile, Scheduled(setting, need, factor, hold_s), options)
+        found = play(factor, hold_s)
         runs.append(found)
         if tell is not None:
             tell(f"factor {factor:.3f}, hold {hold_s:.0f} s: {found.attainment:.4f}, {found.gpu_hours:.1f} GPU-hours")

@@ -172,10 +172,11 @@ def run(
     """Run a workload under a policy until its last request has ended."""
     began = time.perf_counter()
     cluster = Cluster(
-        profile, work, router=options.router or policy.router, cold_start_s=_cold(options), seed=options.seed,
+        profile, work, router=options.router or policy.router, cold_start_s=_cold(options), seed=options.seed, objectives=options.objectives,
         replicas=int(policy.p["replicas"]) if policy.name == "static" else first_replicas(work, profile, options),
         max_num_seqs=options.max_num_seqs, max_num_batched_tokens=options.max_num_batched_tokens,
     )  # fmt: skip
+    policy.shown(cluster)
     last = float(work.arrival_s.max())
     visible: list[Any] = []
     pending: list[Any] = []
@@ -191,7 +192,16 @@ def run(
             s, (target, ready, starting, draining) = pending[-1], cluster.fleet()
             alive = ready + len(starting) + draining
             peak = max(peak, alive)
-            fleet.append((now, target, ready, alive, float(s.running.sum() + s.waiting.sum()), float(s.kv_used.sum())))
+            fleet.append(
+                (
+                    now,
+                    target,
+                    ready,
+                    alive,
+                    float(s.running.sum() + s.waiting.sum() + s.at_gate),
+                    float(s.kv_used.sum()),
+                )
+            )
             if progress is not None:
                 progress(now, last)
         while pending and pending[0].time + LAG_S <= now:

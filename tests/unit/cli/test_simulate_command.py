@@ -54,7 +54,7 @@ def test_the_same_seed_writes_the_same_bytes(trace, tmp_path):
 def test_list_names_everything(capsys):
     assert run(["simulate", "--list"]) == 0
     said = capsys.readouterr().out
-    for name in ("reasonscale", "knative-kpa", "qwen2-7b-h200", "cot-shift", "static:N", "clairvoyant"):
+    for name in ("reasonscale", "knative-kpa", "qwen2-7b-h200", "cot-shift", "static:N", "clairvoyant", "informed"):
         assert name in said
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from reasonscale.api.constants import TOKEN_BINS
 from reasonscale.scaling.types import Objectives
-from reasonscale.simulator.cluster import Scrape
+from reasonscale.simulator.ledger import Scrape
 from reasonscale.simulator.policies.base import Setting, View
 from reasonscale.simulator.profile import Profile
 
@@ -47,6 +47,7 @@ def scrape(time: float, running: list[int], **given: Any) -> Scrape:
         steps=steps,
         sums=sums,
         held=given.get("held", 0),
+        at_gate=0,
         ttft_s=np.array(given.get("ttft_s", []), dtype=np.float64),
         tpot_s=np.array(given.get("tpot_s", []), dtype=np.float64),
         input_tokens=np.array(given.get("inputs", []), dtype=np.float64),

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from tests.unit.simulator.scenes import PROFILE
 
 from reasonscale.simulator import bounds, policies, workload
-from reasonscale.simulator.cluster import ROUTERS, Cluster
+from reasonscale.simulator.cluster import Cluster
 from reasonscale.simulator.engine import replay
+from reasonscale.simulator.router import ROUTERS
 from reasonscale.simulator.run import Options, run, setting_of
 from reasonscale.simulator.workload import NOBODY, Workload, make
 
@@ -60,7 +61,10 @@ def test_no_request_is_lost_whatever_is_scaled(rows, targets, router, cold):
         cluster.advance(cluster.time + 7.0)
     finished(cluster)
     fits = work.prompt_tokens + work.output_tokens - 1 <= PROFILE.kv_tokens
+    assert router == "gated" or (cluster.refused == ~fits).all()
+    fits = ~cluster.refused
     assert not np.isnan(cluster.last_s[fits]).any()
+    assert np.isnan(cluster.first_s[~fits]).all()
     assert (cluster.first_s[fits] >= work.arrival_s[fits]).all()
     assert (cluster.last_s[fits] >= cluster.first_s[fits]).all()
     assert all(0.0 <= s.ordered <= s.gone <= cluster.time for s in cluster.spans)
@@ -192,3 +196,37 @@ def test_chains_that_grow_are_met_by_the_trend_of_the_forecast(monkeypatch):
     monkeypatch.setattr(trend, "MOST_LOOKS", 0.0)
     assert known >= 0.99
     assert attained() < known
+
+
+def test_who_knows_the_distributions_alone_does_not_see_the_future():
+    rng = np.random.default_rng(3)
+    before = [(t, 20, int(n)) for t, n in zip(np.arange(0.0, 1500.0, 1.0), rng.integers(5, 200, 1500), strict=True)]
+    calm = work_of([*before, (1600.0, 20, 50)])
+    crowd = work_of([*before, *((1500.0 + 0.01 * i, 20, 400) for i in range(3000))])
+    options = Options(cold_start_s=60.0)
+    known = {name: bounds.need_over_time(w, PROFILE, options) for name, w in (("calm", calm), ("crowd", crowd))}
+    expected = {name: bounds.expected_need(w, PROFILE, options) for name, w in (("calm", calm), ("crowd", crowd))}
+    until = int((1500.0 - bounds.LENGTHS_WINDOW_S) / bounds.GRID_S)
+    assert (expected["calm"][:until] == expected["crowd"][:until]).all()
+    crowded = int(1525.0 / bounds.GRID_S)
+    assert known["crowd"][crowded] > 5 * known["calm"][crowded]
+    assert expected["crowd"][crowded] > 5 * expected["calm"][crowded]  # it sees the rate as it is
+
+
+def test_at_a_steady_rate_what_is_expected_is_what_is_needed():
+    work = some(6000, 4.0)
+    options = Options(cold_start_s=30.0)
+    known, expected = (f(work, PROFILE, options) for f in (bounds.need_over_time, bounds.expected_need))
+    middle = slice(60, 240)
+    assert expected[middle].mean() == pytest.approx(known[middle].mean(), rel=0.15)
+
+
+def test_the_true_remains_are_those_of_the_running_requests():
+    work = some(60, 3.0)
+    cluster = Cluster(PROFILE, work, router="least-kv", cold_start_s=lambda: 0.0, replicas=2)
+    cluster.advance(10.0)
+    made, left, prompt = cluster.true_remains()
+    assert len(made) == cluster.scrape().running.sum() > 0
+    assert (left > 0).all()
+    assert (made >= 0).all()
+    assert (prompt >= 5).all()

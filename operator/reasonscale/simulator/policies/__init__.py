@@ -33,7 +33,7 @@ def make(name: str, setting: Setting, params: Mapping[str, Any] | None = None) -
         return Static(setting, {"replicas": int(number)})
     if name not in _ALL:
         raise BadPolicy(
-            f"policy {name!r}: no such name; there are {', '.join(names())}, static:N, clairvoyant, lower-bound"
+            f"policy {name!r}: no such name; there are {', '.join(names())}, static:N, clairvoyant, informed, lower-bound"
         )
     return _ALL[name](setting, params)
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from reasonscale.scaling.types import Objectives, StepTime
-from reasonscale.simulator.cluster import C_ARRIVALS, C_PROMPT, Scrape
+from reasonscale.simulator.ledger import C_ARRIVALS, C_PROMPT, Scrape
 from reasonscale.simulator.profile import Profile
 
 
@@ -85,6 +85,10 @@ class Policy(ABC):
                 raise BadPolicy(f"policy {self.name}: {key} was {value!r}; it must be a number or a word")
         self.setting = setting
         self.p: dict[str, Any] = {**self.defaults, **(params or {})}
+
+    def shown(self, cluster: Any) -> None:
+        """Be shown the fleet itself before it runs. Only an oracle looks."""
+        return
 
     @abstractmethod
     def decide(self, view: View) -> int:

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from reasonscale.simulator.cluster import C_PROMPT
 from reasonscale.simulator.engine import BATCH, SECONDS
+from reasonscale.simulator.ledger import C_PROMPT
 from reasonscale.simulator.policies.base import DownDelay, Policy, Setting, View, arrivals, rates
 
 

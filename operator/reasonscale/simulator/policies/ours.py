@@ -11,9 +11,9 @@ from reasonscale.scaling.decide import decide
 from reasonscale.scaling.state import State
 from reasonscale.scaling.types import ClassCounts, Decision, Fleet, Freshness, Observation, Rates, ReplicaCounts
 from reasonscale.scaling.types import Policy as ScalingPolicy
-from reasonscale.simulator import cluster as cl
-from reasonscale.simulator.cluster import Scrape
+from reasonscale.simulator import ledger as cl
 from reasonscale.simulator.engine import BATCH, KV, PREFILL, SECONDS
+from reasonscale.simulator.ledger import Scrape
 from reasonscale.simulator.policies.base import Policy, Setting, View
 
 
@@ -62,7 +62,7 @@ def observation(view: View, scrape: Scrape, classes: tuple[str, ...], stale_s: f
         classes=counts,
         replicas=replicas,
         held_requests=float(scrape.held),
-        ingress_requests=float(scrape.held + scrape.running.sum() + scrape.waiting.sum()),
+        ingress_requests=float(scrape.held + scrape.at_gate + scrape.running.sum() + scrape.waiting.sum()),
     )
 
 
@@ -70,7 +70,7 @@ class Reasonscale(Policy):
     """The product's decision, with the defaults of its resource; nothing in it is tuned to a trace."""
 
     name = "reasonscale"
-    router = "expected-load"
+    router = "gated"
     period_s = 5.0
     defaults: ClassVar[Mapping[str, Any]] = {
         "down_stable_s": Rates().down_stable_s,

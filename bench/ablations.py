@@ -1,0 +1,169 @@
+"""Ours with one part taken out, or with true lengths: `python -m bench.ablations`.
+
+The decision is the product's; the part in question is replaced while it runs. Each line of the table is one simulated
+run, at a start of 120 s and seed 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from bench.autoscalers import PROFILE, trace
+from bench.forecast import header
+
+from reasonscale.scaling import outlook
+from reasonscale.scaling.arrivals import Arrivals, Rate, rate_of
+from reasonscale.scaling.capacity import fit, token_time
+from reasonscale.scaling.curve import EDGES, WIDTHS, Curve, curve_from
+from reasonscale.scaling.forecast import BLOCK_ROUNDING_TOKENS, ClassLoad, Point, forecast
+from reasonscale.scaling.outlook import curves_of, loads_of
+from reasonscale.scaling.state import State
+from reasonscale.scaling.types import Observation, Policy
+from reasonscale.simulator.policies.ours import Reasonscale
+from reasonscale.simulator.profile import load as load_profile
+from reasonscale.simulator.run import Options, run, setting_of
+
+TRACES = ("cot-shift", "math-heavy", "rag", "agents", "flash-crowd", "azure-r1", "r1-1-2h")
+OUT = Path("bench/results/ablations.json")
+
+
+class Ours(Reasonscale):
+    """The product's policy; it keeps the fleet that it is shown, for the oracle."""
+
+    cluster: Any = None
+
+    def shown(self, cluster: Any) -> None:
+        """Keep the fleet."""
+        self.cluster = cluster
+
+
+def _by_rate(seen: Observation, state: State, policy: Policy) -> list[ClassLoad]:
+    """Return the loads with those in flight as many, and as old, as the rate alone would have them."""
+    tpot_s = token_time(state.steps, fit(state.steps, policy), policy)
+    out = []
+    for found in loads_of(seen, state, policy):
+        areas = [found.curve.at(edge)[1] for edge in EDGES]
+        prompt = found.rate.prompt_tokens or 0.0
+        there = [
+            (0.5 * (EDGES[j] + EDGES[j + 1]), found.rate.per_s * tpot_s * (areas[j + 1] - areas[j]), prompt)
+            for j in range(len(areas) - 1)
+            if EDGES[j + 1] < found.curve.limit
+        ]
+        out.append(replace(found, running=[row for row in there if row[1] > 1e-9]))
+    return out
+
+
+def _memoryless(state: State, policy: Policy) -> dict[str, Curve]:
+    """Return curves of the same means, on which a request has as much left at any age."""
+    out = {}
+    for name, curve in curves_of(state, policy).items():
+        doubts = [b - a for a, b in zip(curve.doubt, curve.doubt[1:], strict=False)]
+        out[name] = curve_from([w / curve.mean for w in WIDTHS], doubts, curve.limit)
+    return out
+
+
+def _kv_as_now(loads: Sequence[ClassLoad], times: Sequence[float], tpot: float, z: float, seated: float) -> list[Point]:
+    """Return the forecast with the KV tokens of now at all times."""
+    points = forecast(loads, times, tpot, z, seated)
+    now = points[0]
+    return [replace(p, kv_tokens=now.kv_tokens, kv_high_tokens=now.kv_tokens) for p in points]
+
+
+def _nobody_comes(memory: Arrivals) -> Rate:
+    """Return the rate of nobody."""
+    return replace(rate_of(memory), per_s=0.0, variance=0.0)
+
+
+def _oracle(ours: Ours) -> Callable[..., list[Point]]:
+    """Return a forecast that knows how much each running request will make yet."""
+
+    def known(loads: Sequence[ClassLoad], times: Sequence[float], tpot: float, z: float, seated: float) -> list[Point]:
+        rest = forecast([replace(found, running=[]) for found in loads], times, tpot, z, seated)
+        made, left, prompt = ours.cluster.true_remains()
+        out = []
+        for point in rest:
+            p = point.after_s / tpot
+            there = left > p
+            n, kv = float(there.sum()), float((prompt + made + p + BLOCK_ROUNDING_TOKENS)[there].sum())
+            out.append(
+                replace(
+                    point,
+                    inflight=point.inflight + n,
+                    inflight_high=point.inflight_high + n,
+                    kv_tokens=point.kv_tokens + kv,
+                    kv_high_tokens=point.kv_high_tokens + kv,
+                )
+            )
+        return out
+
+    return known
+
+
+VARIANTS: dict[str, Callable[[Ours], tuple[str, Any] | None]] = {
+    "ours": lambda ours: None,
+    "no in-flight term": lambda ours: ("loads_of", _by_rate),
+    "mean remaining, whatever the age": lambda ours: ("curves_of", _memoryless),
+    "no KV forecast": lambda ours: ("forecast", _kv_as_now),
+    "no arrival forecast": lambda ours: ("rate_of", _nobody_comes),
+    "oracle lengths": lambda ours: ("forecast", _oracle(ours)),
+}
+
+
+@contextmanager
+def _replaced(what: tuple[str, Any] | None) -> Iterator[None]:
+    if what is None:
+        yield
+        return
+    with patch.object(outlook, *what):
+        yield
+
+
+def one(name: str, variant: str, data: str, cold_s: float = 120.0, seed: int = 1) -> dict[str, Any]:
+    """Return what came of a trace under a variant."""
+    work, profile = trace(name, data, seed), load_profile(PROFILE)
+    options = Options(cold_start_s=cold_s, seed=seed)
+    ours = Ours(setting_of(work, profile, options))
+    with _replaced(VARIANTS[variant](ours)):
+        found = run(work, profile, ours, options).to_json()
+    keys = ("attainment", "gpu_hours", "preempted_per_1000", "refused", "peak_replicas")
+    return {"trace": name, "variant": variant, "cold_start_s": cold_s, "seed": seed} | {k: found[k] for k in keys}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the rows as Markdown: variants down, traces across."""
+    names = list(dict.fromkeys(r["trace"] for r in rows))
+    lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for variant in dict.fromkeys(r["variant"] for r in rows):
+        mine = {r["trace"]: r for r in rows if r["variant"] == variant}
+        cells = [f"{mine[n]['gpu_hours']:.1f} h at {mine[n]['attainment']:.1%}" for n in names]
+        lines.append(f"| {variant} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="../shared/data")
+    parser.add_argument("--traces", default=",".join(TRACES))
+    args = parser.parse_args()
+    rows = []
+    for name in args.traces.split(","):
+        for variant in VARIANTS:
+            rows.append(one(name, variant, args.data))
+            print(rows[-1], file=sys.stderr, flush=True)
+    command = f"python -m bench.ablations --traces {args.traces}"
+    OUT.write_text(json.dumps({"header": header(command), "runs": rows}, indent=1) + "\n")
+    print(table(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
