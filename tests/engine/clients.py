@@ -44,7 +44,8 @@ class Clients:
         self.model = model
         self.http = httpx.AsyncClient(
             base_url=url, timeout=httpx.Timeout(300, connect=30), trust_env=False,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
+            # Shorter than a server's that a test has scaled down: a connection that it closes may not be taken again.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=1.0),
         )  # fmt: skip
         self.got: list[Got] = []
         self.running = 0
