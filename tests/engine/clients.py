@@ -29,6 +29,7 @@ class Got:
     told_s: list[int] = field(default_factory=list)  # Retry-After of each refusal
     headers: dict[str, str] = field(default_factory=dict)
     wrong: str = ""
+    came: list[tuple[float, int]] = field(default_factory=list)  # when, and how many characters, which are tokens here
 
 
 def question(rng: random.Random, digits: tuple[int, int] = (3, 8)) -> str:
@@ -44,7 +45,8 @@ class Clients:
         self.model = model
         self.http = httpx.AsyncClient(
             base_url=url, timeout=httpx.Timeout(300, connect=30), trust_env=False,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
+            # Shorter than a server's that a test has scaled down: a connection that it closes may not be taken again.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=1.0),
         )  # fmt: skip
         self.got: list[Got] = []
         self.running = 0
@@ -92,10 +94,11 @@ class Clients:
                     if "error" in event:
                         got.wrong = line
                         continue
-                    if got.ttft_s is None and any(
-                        "reasoning" in x["delta"] or x["delta"].get("content") for x in event["choices"]
-                    ):
-                        got.ttft_s = time.monotonic() - began
+                    deltas = [x["delta"] for x in event["choices"]]
+                    text = sum(len(d.get("reasoning") or "") + len(d.get("content") or "") for d in deltas)
+                    if text:
+                        got.came.append((time.monotonic(), text))
+                        got.ttft_s = got.ttft_s or time.monotonic() - began
                     if event.get("usage"):
                         got.tokens = event["usage"]["completion_tokens"]
             got.done_s = time.monotonic()
@@ -133,9 +136,12 @@ def high(values: Iterable[float], share: float = 0.95) -> float:
 
 
 def rate(got: Iterable[Got], start_s: float, end_s: float, ttft_s: float = float("inf")) -> float:
-    """Return the tokens per second of answers that ended within a time and began in time."""
+    """Return the tokens per second that came within a time, of answers that began in time.
+
+    Not those of answers that ended in it: a crowd that began together ends together, before or after.
+    """
     return sum(
-        g.tokens for g in got if g.done_s is not None and start_s <= g.done_s < end_s and (g.ttft_s or 0.0) <= ttft_s
+        n for g in got if g.ttft_s is not None and g.ttft_s <= ttft_s for at, n in g.came if start_s <= at < end_s
     ) / (end_s - start_s)
 
 

@@ -173,13 +173,13 @@ def serving(
 ) -> Iterator[Service]:  # fmt: skip
     """Start Ray and so many replicas of the bundled model, or of one in a folder, with other scaling and engine arguments; stop both at the end."""
     model = load_models(EXAMPLE)[0]
+    document = model.model_dump(by_alias=True, mode="json", exclude_unset=True)
     if scaling is not None:
-        document = model.model_dump(by_alias=True, mode="json", exclude_unset=True)
         document["spec"]["scaling"] = scaling
-        model = parse(document, EXAMPLE.parent)
-    model.spec.engine.args.update(args or {})
     if folder is not None:
-        model.spec.model.uri = f"file://{folder}"
+        document["spec"]["model"]["uri"] = f"file://{folder}"
+    model = parse(document, EXAMPLE.parent)
+    model.spec.engine.args.update(args or {})
     resolved = replace(resolve(model, EXAMPLE.parent), drain_s=drain_s)
     node = start_ray()
     try:

@@ -84,11 +84,12 @@ async def test_at_three_times_the_capacity_who_is_let_in_is_served_as_ever_and_w
         once = await clients.open(per_s, 60.0, 2, lambda rng: clients.ask(question(rng)))
         good_once = rate(clients.got, began + 20.0, began + 60.0, TTFT_S)
         await ended(once)
-    crowd.wait_idle()
+    await asyncio.to_thread(crowd.wait_idle)
     async with Clients(crowd.url, crowd.model) as clients:
-        began, before_mb = time.monotonic(), memory_mb(crowd)
+        began, before_mb = time.monotonic(), await asyncio.to_thread(memory_mb, crowd)
         tasks = await clients.open(3 * per_s, 120.0, 3, lambda rng: clients.ask(question(rng), back=0.5))
-        good_thrice, after_mb = rate(clients.got, began + 20.0, began + 120.0, TTFT_S), memory_mb(crowd)
+        good_thrice = rate(clients.got, began + 20.0, began + 120.0, TTFT_S)
+        after_mb = await asyncio.to_thread(memory_mb, crowd)
         got = list(clients.got)
         await asyncio.sleep(30.0)
         later = await asyncio.gather(*(clients.ask(f"7{i}+1{i}", headers={"x-tenant": "few"}) for i in range(8)))
@@ -113,7 +114,7 @@ async def test_at_three_times_the_capacity_who_is_let_in_is_served_as_ever_and_w
     assert after_mb < 1.1 * before_mb + 50
     assert [g.status for g in later] == [200] * 8
     assert max(g.ttft_s or 0.0 for g in later) <= TTFT_S
-    crowd.wait_idle()
+    await asyncio.to_thread(crowd.wait_idle)
 
 
 @pytest.mark.soak
@@ -150,13 +151,13 @@ async def test_a_class_that_sends_ten_times_the_others_tokens_leaves_them_their_
     assert second <= 1.5 * first
     assert sum(bool(g.told_s) for g in beside) <= 0.05 * len(beside)
     assert tokens_per_s >= 0.95 * capacity[0]
-    crowd.wait_idle()
+    await asyncio.to_thread(crowd.wait_idle)
 
 
 async def test_under_pressure_a_request_without_a_budget_thinks_less_and_is_told_and_later_it_does_not(
     crowd: Any,
 ) -> None:
-    crowd.settings(pressure_floor=64, pressure_steps=2, budget_default=1536)
+    await asyncio.to_thread(crowd.settings, pressure_floor=64, pressure_steps=2, budget_default=1536)
     try:
         async with Clients(crowd.url, crowd.model) as clients:
             rng = random.Random(6)
@@ -170,17 +171,17 @@ async def test_under_pressure_a_request_without_a_budget_thinks_less_and_is_told
                 assert time.monotonic() < deadline, later.headers
                 await asyncio.sleep(1.0)
     finally:
-        crowd.settings(pressure_floor=None, pressure_steps=0)
+        await asyncio.to_thread(crowd.settings, pressure_floor=None, pressure_steps=0)
     assert plain.headers[c.HEADER_PRESSURE] == "2/2"
     assert plain.headers[c.HEADER_BUDGET] == "64"
     assert c.HEADER_PRESSURE not in named.headers
     assert named.headers[c.HEADER_BUDGET] == "900"
     assert later.headers[c.HEADER_BUDGET] == "1536"
-    crowd.wait_idle()
+    await asyncio.to_thread(crowd.wait_idle)
 
 
 async def test_two_hundred_clients_that_go_away_are_gone_from_the_engine_within_a_second(crowd: Any) -> None:
-    crowd.settings(max_queue_s=600.0)  # so that the later ones wait, and go away waiting
+    await asyncio.to_thread(crowd.settings, max_queue_s=600.0)  # so that the later ones wait, and go away waiting
     try:
         async with Clients(crowd.url, crowd.model) as clients:
             tasks = [
@@ -202,7 +203,7 @@ async def test_two_hundred_clients_that_go_away_are_gone_from_the_engine_within_
         async with Clients(crowd.url, crowd.model) as clients:
             after = await asyncio.gather(*(clients.ask("12+34") for _ in range(8)))
     finally:
-        crowd.settings(max_queue_s=MAX_QUEUE_S)
+        await asyncio.to_thread(crowd.settings, max_queue_s=MAX_QUEUE_S)
     print(f"{SEATS} streams and {200 - SEATS} that waited went away; the ledger was empty after {took:.2f} s")
     nothing_wrong(after)
     assert left["rows"] == {}
@@ -262,7 +263,7 @@ async def test_who_reads_a_byte_a_second_slows_nobody_else_down(crowd: Any) -> N
     )
     assert got > 0
     assert high(paced[1]) <= 1.25 * high(paced[0])
-    crowd.wait_idle()
+    await asyncio.to_thread(crowd.wait_idle)
 
 
 def test_an_answer_that_comes_at_once_outlasts_every_timeout_below_it(crowd: Any) -> None:
@@ -285,7 +286,7 @@ def test_an_answer_that_comes_at_once_outlasts_every_timeout_below_it(crowd: Any
 
 @pytest.mark.soak
 async def test_what_waits_goes_to_a_replica_that_has_just_come(crowd: Any) -> None:
-    crowd.settings(max_queue_s=600.0)
+    await asyncio.to_thread(crowd.settings, max_queue_s=600.0)
     async with Clients(crowd.url, crowd.model) as clients:
         tasks = [asyncio.create_task(clients.ask("collatz 703", max_tokens=1000)) for _ in range(SEATS + 24)]
         deadline = time.monotonic() + 60.0

@@ -19,8 +19,8 @@ from reasonscale.serving.steps import StepSums
 
 _MODEL, _CLS, _BIN, _PHASE = c.LABEL_METRIC_MODEL, c.LABEL_METRIC_CLASS, c.LABEL_METRIC_BIN, c.LABEL_METRIC_PHASE
 _EDGES: Final = tuple(str(edge) for edge in c.TOKEN_BINS)
-# What has no bin always has room: 7 series of each class, 10 of the replica.
-_MAX_BIN_SERIES: Final = c.MAX_SERIES_PER_REPLICA - 7 * c.MAX_CLASSES - 10
+# What has no bin always has room: 7 series of each class, 11 of the replica.
+_MAX_BIN_SERIES: Final = c.MAX_SERIES_PER_REPLICA - 7 * c.MAX_CLASSES - 11
 log = logging.getLogger("ray.serve")
 
 

@@ -13,8 +13,9 @@ from math import ceil, sqrt
 from typing import Final
 
 from reasonscale.serving.bookings import EARLY_S, Booking, Bookings
+from reasonscale.serving.frees import Frees, frees
 from reasonscale.serving.lengths import Lengths
-from reasonscale.serving.pressure import Pressure
+from reasonscale.serving.pressure import UP_S, Pressure
 from reasonscale.serving.reserve import Rate, reserved
 from reasonscale.serving.shares import Shares
 
@@ -88,6 +89,8 @@ class Gate:
         self._speed: tuple[float, float] | None = None  # decayed tokens and seat-seconds
         self._ticked_s: float | None = None
         self._made_since = 0
+        self._frees: Frees | None = None  # as of the last tick
+        self._refused_s: float | None = None  # when somebody was refused last, who did not come too early
         self._asks: dict[str, Rate] = {}
         self._ends = Rate()
 
@@ -159,28 +162,43 @@ class Gate:
         longest = self.rules.max_queue_s
         if booking is None:
             return self._wait_s(ticket, self.bookings.due(now, longest), SURE) <= longest
-        return now >= booking.due_s - EARLY_S and self._wait_s(ticket, {}, 0.3 * SURE) <= longest
+        return now >= booking.due_s - EARLY_S and self._wait_s(ticket, {}, 0.0) <= longest
 
-    def _wait_s(self, ticket: Ticket, beside: Mapping[str, float], deviations: float) -> float:
-        """Return how long a request will wait that comes now, behind what waits and `beside`.
-
-        Seats come free one after another, each `mean` tokens apart, and lengths scatter about as much as their mean.
-        """
+    def _wait_s(self, ticket: Ticket, beside: Mapping[str, float], deviations: float, slack: float = 1.0) -> float:
+        """Return how long a request will wait that comes now, behind what waits and `beside`, with `slack` times the seats."""
         mean = max(1.0, self._typical or self.lengths.mean(ticket.cls))
-        tokens = self.waiting.ahead(ticket.cls, beside) + mean
-        return (tokens + deviations * sqrt(tokens * mean)) / self.rate
+        seats = self.waiting.ahead(ticket.cls, beside) / mean + 1.0
+        return self._seats_in_s((seats + deviations * sqrt(seats)) * slack)
+
+    def _seats_in_s(self, seats: float) -> float:
+        """Return after how many seconds so many seats will have come free."""
+        if not self.running:
+            return seats * max(1.0, self._typical or 1.0) / self.rate
+        if self._frees is None:
+            made: dict[str, list[float]] = {}
+            for t in self.running:
+                told = t.told / t.seats
+                if (
+                    t.made is None and t.sent_s is not None and self._ticked_s is not None
+                ):  # it says nothing before its end
+                    told = max(0.0, self._ticked_s - t.sent_s) * self.speed
+                made.setdefault(t.cls, []).extend([told] * t.seats)
+            means = {cls: self.lengths.mean(cls) for cls in made}
+            self._frees = frees(made, {cls: self.lengths.seen(cls) for cls in made}, means, self.speed)
+        return self._frees.time_of(seats)
 
     def _book(self, ticket: Ticket, booking: Booking | None, now: float, full: bool) -> int:
         """Return when a request that is refused will be let in, and keep its place."""
         if booking is not None and now < booking.due_s - EARLY_S:
             return max(1, ceil(booking.due_s - now))
+        self._refused_s = now
         if booking is not None:  # it came in time, and the forecast was wrong: the next place that there is
             self.bookings.take(booking)
         if full:  # one may come for each that ends
             wait_s = (len(self.bookings) + 1) * max(1.0, self._typical or ticket.cost) / self.rate / BOOKED
         else:
             beside = {} if booking is not None else self.bookings.all()
-            wait_s = self._wait_s(ticket, beside, 0.0) / BOOKED - 0.5 * self.rules.max_queue_s
+            wait_s = self._wait_s(ticket, beside, 0.0, 1.0 / BOOKED) - 0.5 * self.rules.max_queue_s
         after = min(LONGEST_RETRY_S, max(1, ceil(wait_s)))
         if ticket.key:
             self.bookings.add(ticket.cls, ticket.key, ticket.cost, now, after)
@@ -226,7 +244,7 @@ class Gate:
     def tick(self, now: float) -> None:
         """Look at what was made since the last tick: the speed, the lengths, what classes owe, the pressure."""
         passed = now - self._ticked_s if self._ticked_s is not None else 0.0
-        self._ticked_s = now
+        self._ticked_s, self._frees = now, None
         counted = 0
         for ticket in self.running:
             if ticket.made is None:
@@ -250,7 +268,9 @@ class Gate:
         self._typical = sum(n * self.lengths.mean(c) for c, n in self._used_by.items()) / used if used else None
         queued = sum(ticket.cost for ticket in self.waiting)
         share = queued / (self.rate * self.rules.max_queue_s)
-        self.pressure.see(now, share, self.rules.pressure_steps)
+        # Who is refused waits elsewhere: where the longest queue is a few requests long, it is never half full of them.
+        refusing = self._refused_s is not None and now - self._refused_s < UP_S
+        self.pressure.see(now, 1.0 if refusing else share, self.rules.pressure_steps)
 
     # Shares of the seats.
 

@@ -7,12 +7,13 @@ what running requests have made beyond the mean counts too, as it does in an est
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
 PRIOR_WEIGHT: Final = 4.0  # requests that the prior counts for
 KEPT: Final = 4096
+NEWEST: Final = 256  # that say how lengths scatter
 LEAST_LOOKED_AT: Final = 64
 UNKNOWN_TOKENS: Final = 500.0
 
@@ -28,6 +29,11 @@ class Lengths:
     def ended(self, cls: str, tokens: float) -> None:
         """Note a request that came to its end."""
         self._ended.setdefault(cls, deque(maxlen=KEPT)).append(tokens)
+
+    def seen(self, cls: str) -> Sequence[float]:
+        """Return the lengths of a class that ended of late, the newest last."""
+        ended = self._ended.get(cls, ())
+        return list(islice(ended, max(0, len(ended) - NEWEST), None))
 
     def mean(self, cls: str, most: float | None = None) -> float:
         """Return the tokens that a request of a class is expected to make, at most `most`."""

@@ -8,10 +8,11 @@ import pytest
 
 from reasonscale.api import constants as c
 from reasonscale.serving import export
-from reasonscale.serving.export import Exporter
+from reasonscale.serving.export import Exporter, Here
 from reasonscale.serving.ledger import Ledger
 from reasonscale.serving.steps import StepSums
 
+HERE = Here("r0", "node-a", 12.5)
 Key = tuple[str, frozenset[tuple[str, str]]]
 
 
@@ -105,8 +106,8 @@ def test_series_are_bounded_and_freshness_is_never_what_is_dropped(store: Store)
     for k in range(c.MAX_CLASSES * 2):
         for j, edge in enumerate(c.TOKEN_BINS):
             begin(ledger, f"{k}-{j}", edge + 1, cls=f"class-{k}")
-    exporter.write(ledger, StepSums(kv_usage=0.5), 4000, 1.0)
-    exporter.write(ledger, StepSums(kv_usage=0.5), 4000, 9.0)
+    exporter.write(ledger, StepSums(kv_usage=0.5), 4000, 1.0, here=HERE)
+    exporter.write(ledger, StepSums(kv_usage=0.5), 4000, 9.0, here=HERE)
     assert len(store.values) <= c.MAX_SERIES_PER_REPLICA
     assert store.sum(c.M_LEDGER_TIME) == 9.0
     assert store.sum(c.M_KV_USED) == 2000
@@ -122,3 +123,8 @@ def test_a_request_in_a_bin_without_room_counts_in_a_lower_one(store: Store, mon
     exporter.write(ledger, StepSums(), 4000, 1.0)
     assert store.sum(c.M_INFLIGHT) == 5
     assert store.sum(c.M_INFLIGHT, bin="32") == 3
+
+
+def test_a_replica_says_who_it_is_where_and_since_when(store: Store) -> None:
+    Exporter("m").write(Ledger(), StepSums(), 4000, 20.0, here=HERE)
+    assert store.sum(c.M_REPLICA, serve_replica="r0", ray_node="node-a") == 12.5

@@ -67,6 +67,37 @@ def test_with_two_ingresses_each_takes_its_share_and_those_that_come_back_are_le
     assert world.idle_while_waiting_s / world.seats / 90.0 < 0.02  # a seat that the other left is seen with its report
 
 
+def test_where_lengths_are_alike_and_all_began_at_once_who_is_let_in_still_starts_in_time() -> None:
+    """Seats come free in waves, 28 s apart: by a steady rate requests were let in between two of them, and waited up to 3.7 s of 3."""
+    returned = []
+    for seed in range(3):
+        rng = random.Random(seed)
+        world = World(Rules(seats=64, max_queue_s=3.0, tpot_s=0.12, expected={"a": 750.0}), 1, 1 / 0.15)
+        for _ in range(64):
+            world.ask("a", round(rng.gauss(190, 30)))
+        world.run(60.0)
+        when = 60.0
+        while (when := when + rng.expovariate(7.3)) < 180.0:
+            tokens, back = round(rng.gauss(190, 30)), rng.random() < 0.5
+            world.at(when, lambda world=world, tokens=tokens, back=back: world.ask("a", tokens, back=back))  # type: ignore[misc]
+        world.run(180.0)
+        asked = world.asked[64:]
+        returned += [a for a in asked if a.tries > 1]
+        assert high([a.waited_s for a in asked if a.sent_s is not None]) <= 3.0
+    assert sum(len(a.refused) == 1 for a in returned) >= 0.8 * len(returned) > 200
+
+
+def test_while_some_are_refused_the_pressure_grows_and_then_it_goes_away() -> None:
+    """The longest queue is 7 requests of 64 that run: half of it never waits, whatever comes."""
+    rules = Rules(seats=64, max_queue_s=3.0, tpot_s=0.12, expected={"a": 190.0}, pressure_steps=2)
+    world, rng = World(rules, 1, 1 / 0.15), random.Random(1)
+    world.poisson("a", 7.0, 190.0, 0.0, 60.0, rng)
+    world.run(60.0)
+    assert world.gates[0].pressure.step == 2
+    world.run(140.0)
+    assert world.gates[0].pressure.step == 0
+
+
 def test_who_comes_too_early_keeps_his_place() -> None:
     world = World(replace(RULES, expected={"a": 4000.0}))
     for _ in range(16):
