@@ -40,24 +40,24 @@ TUNED = Path("bench/tuned.json")
 
 # The main parameters of each rule; 20 points or more, the rest as shipped.
 GRIDS: dict[str, dict[str, list[Any]]] = {
-    "ray-serve": {"target": [2, 8, 16, 24, 32, 48, 64, 96, 128, 160], "downscale_delay_s": [120.0, 300.0, 600.0]},
-    "hpa": {"target": [4, 8, 12, 16, 24, 32, 48, 64, 96, 128], "down_window_s": [60.0, 300.0, 600.0]},
-    "production-stack": {"target": [0.01, 0.1, 0.5, 1, 2, 3, 5, 8, 12, 20], "down_window_s": [60.0, 300.0, 900.0]},
-    "kserve-keda": {"target": [2, 4, 8, 16, 24, 32, 48, 64, 96, 128], "down_window_s": [60.0, 300.0, 600.0]},
-    "knative-kpa": {"target": [4, 8, 16, 24, 32, 48, 64, 100, 128, 160], "stable_s": [60.0, 180.0, 600.0]},
-    "kubeai": {"target": [4, 8, 12, 16, 24, 32, 48, 64, 100, 128], "window_s": [60.0, 180.0, 600.0]},
-    "aibrix-apa": {"target": [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], "window_s": [30.0, 60.0, 180.0]},
-    "llm-d-wva-v1": {"kv_saturated": [0.2, 0.4, 0.6, 0.8, 0.9], "kv_spare": [0.05, 0.1, 0.2, 0.3], "queue_spare": [1.0, 3.0]},
-    "llm-d-wva-v2": {"kv_share": [0.2, 0.4, 0.6, 0.8, 0.95], "up_threshold": [0.3, 0.5, 0.7, 0.85], "down_boundary": [0.3, 0.7]},
-    "llm-d-token-aware": {"prefill_s": [0.3, 0.75, 1.5, 3.0], "kv_share": [0.2, 0.3, 0.4, 0.6, 0.8, 0.95]},
-    "llm-d-slo-aware": {"high": [0.4, 0.55, 0.7, 0.8, 0.9, 1.0], "low": [0.2, 0.4, 0.6, 0.75]},
-    "dynamo-throughput": {"interval_s": [30.0, 60.0, 120.0, 180.0], "tpot_share": [0.5, 0.6, 0.7, 0.8, 1.0], "predictor": ["constant", "linear"]},
+    "ray-serve": {"target": [2, 8, 12, 16, 24, 32, 64], "downscale_delay_s": [15.0, 30.0, 60.0, 120.0, 600.0]},
+    "hpa": {"target": [4, 8, 12, 16, 24, 32, 64], "down_window_s": [0.0, 15.0, 30.0, 60.0, 300.0]},
+    "production-stack": {"target": [0.01, 0.05, 0.1, 0.2, 0.5, 1, 5], "down_window_s": [300.0, 900.0, 1800.0, 3600.0]},
+    "kserve-keda": {"target": [2, 8, 12, 16, 24, 32, 64], "down_window_s": [0.0, 15.0, 30.0, 60.0, 300.0]},
+    "knative-kpa": {"target": [4, 8, 12, 16, 24, 32, 64], "stable_s": [15.0, 30.0, 60.0, 180.0]},
+    "kubeai": {"target": [4, 8, 12, 16, 24, 32, 64], "window_s": [10.0, 20.0, 30.0, 60.0, 180.0]},
+    "aibrix-apa": {"target": [0.02, 0.03, 0.05, 0.07, 0.1, 0.2, 0.3, 0.5], "window_s": [30.0, 60.0, 180.0]},
+    "llm-d-wva-v1": {"kv_saturated": [0.05, 0.1, 0.2, 0.3, 0.4, 0.8], "kv_spare": [0.02, 0.05, 0.1, 0.2, 0.3], "queue_spare": [1.0]},
+    "llm-d-wva-v2": {"kv_share": [0.1, 0.2, 0.4, 0.8], "up_threshold": [0.15, 0.3, 0.5, 0.85], "down_boundary": [0.15, 0.3, 0.7]},
+    "llm-d-token-aware": {"prefill_s": [0.75, 1.5, 3.0, 6.0, 12.0], "kv_share": [0.2, 0.3, 0.4, 0.5, 0.6, 0.8]},
+    "llm-d-slo-aware": {"high": [0.2, 0.3, 0.4, 0.55, 0.7, 0.9], "low": [0.1, 0.2, 0.4, 0.6]},
+    "dynamo-throughput": {"interval_s": [10.0, 20.0, 30.0, 60.0], "tpot_share": [0.45, 0.48, 0.5, 0.55, 0.6, 0.8], "predictor": ["constant", "linear"]},
     "dynamo-load": {"down_share": [0.4, 0.5, 0.6, 0.7, 0.8, 0.9], "kv_max": [0.3, 0.5, 0.7, 0.9]},
-    "dynamo-easy": {"up": [0.3, 0.4, 0.5, 0.6, 0.8, 1.0], "down": [0.1, 0.2, 0.4, 0.6]},
-    "tokenscale": {"headroom": [0.8, 1.0, 1.2, 1.5, 1.8, 2.2, 3.0], "window_s": [30.0, 60.0, 180.0]},
-    "chiron": {"busy_share": [0.2, 0.333, 0.45, 0.6, 0.8], "busy_at": [0.3, 0.5, 0.7, 0.9]},
-    "sageserve": {"up": [0.3, 0.4, 0.5, 0.6, 0.7], "tpot_share": [0.5, 0.65, 0.8, 1.0]},
-    "preserve": {"kv_share": [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9], "window_s": [60.0, 120.0, 300.0]},
+    "dynamo-easy": {"up": [0.2, 0.3, 0.4, 0.6, 1.0, 1.5, 2.5], "down": [0.05, 0.1, 0.2, 0.4, 0.6]},
+    "tokenscale": {"headroom": [1.0, 1.4, 1.8, 2.2, 3.0, 4.0], "window_s": [30.0, 60.0, 180.0, 300.0, 600.0]},
+    "chiron": {"busy_share": [0.15, 0.2, 0.333, 0.45, 0.6, 0.8], "busy_at": [0.15, 0.3, 0.5, 0.7, 0.9]},
+    "sageserve": {"up": [0.1, 0.2, 0.3, 0.4, 0.5, 0.7], "tpot_share": [0.5, 0.55, 0.65, 0.8, 1.0]},
+    "preserve": {"kv_share": [0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8], "window_s": [60.0, 120.0, 300.0, 600.0]},
 }  # fmt: skip
 
 
@@ -102,6 +102,8 @@ def one(job: Job) -> dict[str, Any]:
         found = bounds.bound_json(work, profile, options)
     elif policy == "clairvoyant":
         found = bounds.clairvoyant(work, profile, options).to_json()
+    elif policy == "informed":
+        found = bounds.informed(work, profile, options).to_json()
     elif policy == "static-peak":
         number, best = bounds.static_peak(work, profile, options, AIM)
         found = best.to_json() | {"policy": "static-peak", "replicas": number}
@@ -150,8 +152,8 @@ def tuned() -> dict[str, dict[str, Any]]:
     return json.loads(TUNED.read_text())["params"] if TUNED.exists() else {}
 
 
-def tune(data: str, only: list[str] | None = None) -> None:
-    """Choose each rival's parameters: most traces at the aim, then fewest GPU-hours, then least missed."""
+def tune(data: str, only: list[str] | None = None, processes: int | None = None) -> None:
+    """Choose each rival's parameters: most traces at the aim, then fewest GPU-hours; where none is, the least missed."""
     names = [t for t in TUNE if t in workload.BUILT_IN or (Path(data) / "traces").is_dir()]
     points = {
         policy: [json.dumps(dict(zip(grid, values, strict=True))) for values in product(*grid.values())]
@@ -159,7 +161,7 @@ def tune(data: str, only: list[str] | None = None) -> None:
         if only is None or policy in only
     }
     jobs: list[Job] = [(t, p, params, 120.0, 1, data) for p, rows in points.items() for t in names for params in rows]
-    rows = do(jobs, RESULTS / "autoscalers-tune.jsonl")
+    rows = do(jobs, RESULTS / "autoscalers-tune.jsonl", processes)
     found = {(r["trace"], r["named"], json.dumps(r["params"])): r for r in rows}
     before = json.loads(TUNED.read_text()) if TUNED.exists() else {"params": {}, "report": {}}
     chosen, report = before["params"], before["report"]
@@ -171,7 +173,7 @@ def tune(data: str, only: list[str] | None = None) -> None:
             missed = sum(min(0.0, r["attainment"] - AIM) for r in mine)
             # The logarithm, so that one large trace doesn't outvote the others.
             hours = sum(float(np.log(r["gpu_hours"])) for r in mine)
-            return (-met, hours, -missed)
+            return (-met, hours if met else -missed, -missed, hours)
 
         best = min(params, key=score)
         chosen[policy] = json.loads(best)
@@ -190,19 +192,30 @@ def tune(data: str, only: list[str] | None = None) -> None:
 
 
 def compare(
-    names: list[str], colds: list[float], seeds: list[int], data: str, out: str, only: list[str] | None = None
-) -> None:
+    names: list[str], colds: list[float], seeds: list[int], data: str, out: str, only: list[str] | None = None,
+    processes: int | None = None, command: str = "quick",
+) -> None:  # fmt: skip
     """Run ours, the rivals as shipped and as tuned, and the bounds; write JSON, a table and a plot."""
     settings = tuned()
-    variants = [("reasonscale", "{}"), ("static-peak", "{}"), ("clairvoyant", "{}"), ("lower-bound", "{}")]
+    variants = [
+        ("reasonscale", "{}"),
+        ("static-peak", "{}"),
+        ("clairvoyant", "{}"),
+        ("informed", "{}"),
+        ("lower-bound", "{}"),
+    ]
     variants += [(p, "{}") for p in GRIDS] + [(p, json.dumps(v)) for p, v in settings.items()]
+    if command == "quick":  # a search of its own for each trace, and half of the time
+        variants.remove(("informed", "{}"))
     if only:
         variants = [(p, v) for p, v in variants if p in only]
     jobs: list[Job] = [(t, p, v, c, s, data) for t in names for c in colds for s in seeds for p, v in variants]
-    rows = do(jobs, RESULTS / f"{out}.jsonl")
-    command = f"python -m bench.autoscalers {out.removeprefix('autoscalers-')}"
+    rows = do(jobs, RESULTS / f"{out}.jsonl", processes)
     (RESULTS / f"{out}.json").write_text(
-        json.dumps({"header": header(command), "profile": PROFILE, "runs": rows}, indent=0) + "\n"
+        json.dumps(
+            {"header": header(f"python -m bench.autoscalers {command}"), "profile": PROFILE, "runs": rows}, indent=0
+        )
+        + "\n"
     )
     text = table(rows, names, colds)
     (RESULTS / f"{out}.md").write_text(text)
@@ -319,9 +332,11 @@ def main() -> int:
     parser.add_argument("--out", default="autoscalers-full", help="name of the result files in bench/results")
     parser.add_argument("--cold-starts", default="10,30,120,420,900")
     parser.add_argument("--seeds", default="1,2,3")
+    parser.add_argument("--processes", type=int, help="at once; all cores when left out")
     args = parser.parse_args()
+    only = args.policies.split(",") if args.policies else None
     if args.what == "tune":
-        tune(args.data, args.policies.split(",") if args.policies else None)
+        tune(args.data, only, args.processes)
         return 0
     if args.what == "quick":
         compare(list(QUICK), [120.0], [1], args.data, "autoscalers-quick")
@@ -331,9 +346,8 @@ def main() -> int:
         names = [n for n in names if n in workload.BUILT_IN]
         print(f"{args.data}/traces is not there: the synthetic traces only", file=sys.stderr)
     colds, seeds = ([kind(x) for x in text.split(",")] for kind, text in ((float, args.cold_starts), (int, args.seeds)))
-    compare(
-        names, colds, [int(s) for s in seeds], args.data, args.out, args.policies.split(",") if args.policies else None
-    )
+    command = f"full --traces {','.join(names)} --cold-starts {args.cold_starts} --seeds {args.seeds} --out {args.out}"
+    compare(names, colds, [int(s) for s in seeds], args.data, args.out, only, args.processes, command)
     return 0
 
 
