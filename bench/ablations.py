@@ -27,11 +27,18 @@ from reasonscale.scaling.forecast import BLOCK_ROUNDING_TOKENS, ClassLoad, Point
 from reasonscale.scaling.outlook import curves_of, loads_of
 from reasonscale.scaling.state import State
 from reasonscale.scaling.types import Observation, Policy
+from reasonscale.simulator import policies
 from reasonscale.simulator.policies.ours import Reasonscale
 from reasonscale.simulator.profile import load as load_profile
 from reasonscale.simulator.run import Options, run, setting_of
 
 TRACES = ("cot-shift", "math-heavy", "rag", "agents", "flash-crowd", "azure-r1", "r1-1-2h")
+KEYS = ("attainment", "gpu_hours", "preempted_per_1000", "refused", "peak_replicas")
+# Rules that do best once they have our router: one by tokens as it ships, one by requests at three targets.
+OTHERS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("llm-d-wva-v2", {}), ("kubeai", {"target": 24, "window_s": 60.0}), ("kubeai", {"target": 32, "window_s": 60.0}),
+    ("kubeai", {"target": 48, "window_s": 60.0}),
+)  # fmt: skip
 OUT = Path("bench/results/ablations.json")
 
 
@@ -107,12 +114,20 @@ def _oracle(ours: Ours) -> Callable[..., list[Point]]:
     return known
 
 
+def _unprofiled(ours: Ours) -> None:
+    """Take the profile away: the operator does not have one, and learns step times from what engines report."""
+    ours.policy = replace(ours.policy, step_time=None, kv_capacity_tokens=None)
+
+
+ROUTERS = {"router by least KV, no gate": "least-kv", "our router, no gate": "expected-load"}
 VARIANTS: dict[str, Callable[[Ours], tuple[str, Any] | None]] = {
     "ours": lambda ours: None,
     "no in-flight term": lambda ours: ("loads_of", _by_rate),
     "mean remaining, whatever the age": lambda ours: ("curves_of", _memoryless),
     "no KV forecast": lambda ours: ("forecast", _kv_as_now),
     "no arrival forecast": lambda ours: ("rate_of", _nobody_comes),
+    "no profile, as the operator begins": _unprofiled,
+    **dict.fromkeys(ROUTERS, lambda ours: None),
     "oracle lengths": lambda ours: ("forecast", _oracle(ours)),
 }
 
@@ -129,12 +144,20 @@ def _replaced(what: tuple[str, Any] | None) -> Iterator[None]:
 def one(name: str, variant: str, data: str, cold_s: float = 120.0, seed: int = 1) -> dict[str, Any]:
     """Return what came of a trace under a variant."""
     work, profile = trace(name, data, seed), load_profile(PROFILE)
-    options = Options(cold_start_s=cold_s, seed=seed)
+    options = Options(cold_start_s=cold_s, seed=seed, router=ROUTERS.get(variant))
     ours = Ours(setting_of(work, profile, options))
     with _replaced(VARIANTS[variant](ours)):
         found = run(work, profile, ours, options).to_json()
-    keys = ("attainment", "gpu_hours", "preempted_per_1000", "refused", "peak_replicas")
-    return {"trace": name, "variant": variant, "cold_start_s": cold_s, "seed": seed} | {k: found[k] for k in keys}
+    return {"trace": name, "variant": variant, "cold_start_s": cold_s, "seed": seed} | {k: found[k] for k in KEYS}
+
+
+def behind_our_router(name: str, policy: str, params: dict[str, Any], data: str) -> dict[str, Any]:
+    """Return what came of a trace under another rule, before whose fleet stand our router and gate."""
+    work, profile = trace(name, data, 1), load_profile(PROFILE)
+    options = Options(cold_start_s=120.0, seed=1, router="gated")
+    found = run(work, profile, policies.make(policy, setting_of(work, profile, options), params), options).to_json()
+    label = policy + (f", {', '.join(f'{k} {v:g}' for k, v in params.items())}" if params else "")
+    return {"trace": name, "variant": label, "params": params} | {k: found[k] for k in KEYS}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -159,9 +182,10 @@ def main() -> int:
         for variant in VARIANTS:
             rows.append(one(name, variant, args.data))
             print(rows[-1], file=sys.stderr, flush=True)
+    others = [behind_our_router(t, p, params, args.data) for t in args.traces.split(",") for p, params in OTHERS]
     command = f"python -m bench.ablations --traces {args.traces}"
-    OUT.write_text(json.dumps({"header": header(command), "runs": rows}, indent=1) + "\n")
-    print(table(rows))
+    OUT.write_text(json.dumps({"header": header(command), "runs": rows, "behind_our_router": others}, indent=1) + "\n")
+    print(table(rows), table(others), sep="\n\n")
     return 0
 
 

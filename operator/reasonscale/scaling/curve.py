@@ -75,7 +75,17 @@ class Curve:
 
     def remaining(self, g: float) -> float:
         """Return the mean number of tokens that a request which has made g has still to make."""
-        s, area, _ = self.at(g)
+        # As `at`, without the moment: a decision asks this of every bin of every class.
+        g = min(g, self.limit)
+        j = min(bisect_right(EDGES, g) - 1, len(self.rates) - 1)
+        rate, u, s = self.rates[j], g - EDGES[j], self.survival[j]
+        x = rate * u
+        if x < 1e-4:
+            decay, first = 1.0 - x, u * (1.0 - x / 2)
+        else:
+            decay = exp(-x)
+            first = (1.0 - decay) / rate
+        area, s = self.areas[j] + s * first, s * decay if g < self.limit else 0.0
         return (self.mean - area) / s if s > 1e-12 else 0.0
 
     def remaining_squared(self, g: float) -> float:

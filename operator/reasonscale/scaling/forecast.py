@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,22 +61,25 @@ def _cells(made: float, progress: Sequence[float]) -> list[_Cell]:
     """Return where a request that has made so many tokens is in the bins, now and after each progress."""
     cells = []
     for g in (made, *(made + p for p in progress)):
-        j = min(bisect_right(EDGES, g) - 1, N_BINS - 1)
+        j = bisect_right(EDGES, g) - 1
+        j = j if j < N_BINS else N_BINS - 1
         u = g - EDGES[j]
-        cells.append((j, u, min(1.0, u / WIDTHS[j])))
+        share = u / WIDTHS[j]
+        cells.append((j, u, share if share < 1.0 else 1.0))
     return cells
 
 
 def _running(load: ClassLoad, progress: Sequence[float], sums: Sequence[_Sum], grid: _Grid) -> None:
     """Add those running. `grid` holds the cells that all classes share: this is the inner loop of a decision."""
     hazard, rates, doubt, limit = load.curve.hazard, load.curve.rates, load.curve.doubt, load.curve.limit
+    steps = [b - a for a, b in itertools.pairwise(doubt)]
     rows = []
     for made, count, prompt in load.running:
         cells = grid.get(made)
         if cells is None:
             cells = grid[made] = _cells(made, progress)
         j, u, share = cells[0]
-        start, start_doubt = hazard[j] + rates[j] * u, doubt[j] + (doubt[j + 1] - doubt[j]) * share
+        start, start_doubt = hazard[j] + rates[j] * u, doubt[j] + steps[j] * share
         rows.append((made, count, prompt + made + BLOCK_ROUNDING_TOKENS, cells, start, start_doubt))
     for i, (p, total) in enumerate(zip(progress, sums, strict=True), start=1):
         if p <= 0.0:
@@ -88,7 +92,7 @@ def _running(load: ClassLoad, progress: Sequence[float], sums: Sequence[_Sum], g
                 continue
             j, u, share = cells[i]
             passed = hazard[j] + rates[j] * u - start
-            unknown = doubt[j] + (doubt[j + 1] - doubt[j]) * share - start_doubt
+            unknown = doubt[j] + steps[j] * share - start_doubt
             alive = exp(-passed)
             survivors, size = count * alive, held + p
             spread = survivors * (1.0 - alive)

@@ -61,23 +61,26 @@ def _at_risk(reached: Sequence[float], ended: Sequence[float]) -> list[float]:
     return [0.5 * (r + d + p) for r, d, p in zip(reached, ended, beyond, strict=True)]
 
 
+_AROUND = tuple((max(0, j - NEIGHBOURS), min(N_BINS, j + NEIGHBOURS + 1)) for j in range(N_BINS))
+
+
 def _add_older(
     ended: list[float], risk: list[float], older_ended: Sequence[float], older_risk: Sequence[float]
 ) -> None:
     """Add to the newer counts what the older ones have beyond them, each bin as far as its neighbourhood agrees."""
-    surprise, spread = [0.0], [0.0]
+    at, wide = 0.0, 0.0
+    surprise, spread = [at], [wide]
     for d, n, old_d, old_n in zip(ended, risk, older_ended, older_risk, strict=True):
         if n > 0.0 and old_n > 0.0:
             q = (old_d + 0.5) / (old_n + 1.0)
-            surprise.append(surprise[-1] + d - n * q)
+            at = at + d - n * q
             # The old share is an estimate itself: its own variance counts too.
-            spread.append(spread[-1] + n * q * (1.0 - q) * (1.0 + n / (old_n + 1.0)))
-        else:
-            surprise.append(surprise[-1])
-            spread.append(spread[-1])
-    for j, (old_d, old_n) in enumerate(zip(older_ended, older_risk, strict=True)):
+            wide += n * q * (1.0 - q) * (1.0 + n / (old_n + 1.0))
+        surprise.append(at)
+        spread.append(wide)
+    for j, (low, high) in enumerate(_AROUND):
+        old_d, old_n = older_ended[j], older_risk[j]
         if old_n > 0.0:
-            low, high = max(0, j - NEIGHBOURS), min(N_BINS, j + NEIGHBOURS + 1)
             gap = surprise[high] - surprise[low]
             z2 = gap * gap / (spread[high] - spread[low] + 1.0)
             trust = 1.0 if z2 <= 4.0 else exp((4.0 - z2) / 3.0)
