@@ -16,17 +16,16 @@ pytestmark = [pytest.mark.cluster, pytest.mark.soak, pytest.mark.timeout(1200)]
 
 
 def seqs_that_serve(target: Target) -> int:
-    """Return the batch that the RayService's active rendering has."""
+    """Return the batch that the RayService's rendering has; 0 while there is none."""
     service = target.get("rayservice", NAME)
-    assert service is not None
-    return int(app_of(service)["args"]["models"][0]["engine_kwargs"]["max_num_seqs"])
+    return int(app_of(service)["args"]["models"][0]["engine_kwargs"]["max_num_seqs"]) if service else 0
 
 
 def change(target: Target, strategy: str, seqs: int) -> None:
     """Change a setting of the engines under a strategy; nothing but that, on two cores."""
     alone = {"replicas": 1, "scaling": {"mode": "Manual"}}
     patch(target, {**alone, "rollout": {"strategy": strategy}, "engine": {"args": {"max_num_seqs": str(seqs)}}})
-    until(lambda: seqs_that_serve(target) == seqs, 60, "the new rendering is applied")
+    until(lambda: seqs_that_serve(target) == seqs, 180, "the new rendering is applied")
 
 
 def active(target: Target) -> str:
