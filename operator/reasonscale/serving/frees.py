@@ -67,12 +67,16 @@ def frees(
     for cls, made in running.items():
         hazard = _hazard(ended.get(cls, ()), made, max(1.0, means[cls]), width)
         at = [0.0] * STEPS
-        for n in made:
-            at[min(STEPS - 1, int(n / width))] += 1.0
+        for n in made:  # shared by the two steps that it lies between, else each would be half a step late
+            below = min(STEPS - 1, int(n / width))
+            share = min(1.0, n / width - below)
+            at[below] += 1.0 - share
+            at[min(STEPS - 1, below + 1)] += share
         for step in range(STEPS):
             gone = [a * h for a, h in zip(at, hazard, strict=True)]
             ends = sum(gone)
             stay = [a - g for a, g in zip(at, gone, strict=True)]
-            at = [ends, *stay[:-2], stay[-2] + stay[-1]]
+            # Who takes such a seat has been there for half a step on average.
+            at = [0.5 * ends, 0.5 * ends + stay[0], *stay[1:-2], stay[-2] + stay[-1]]
             out[step] += ends
     return Frees(width / speed, tuple(accumulate(out)), number * speed / max(1.0, tokens / number))
