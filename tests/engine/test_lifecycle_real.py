@@ -206,6 +206,7 @@ def test_three_become_one_under_running_streams_in_the_time_that_was_forecast_an
     fleet.wait_all_idle()
 
 
+@pytest.mark.soak
 def test_the_replica_that_serve_will_stop_is_emptied_first_may_be_had_back_and_goes_with_nothing(
     fleet: Any, undisturbed: list[Heard]
 ) -> None:
