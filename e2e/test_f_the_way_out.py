@@ -7,7 +7,7 @@ import time
 import pytest
 from e2e.cluster.target import Target, until
 from e2e.load import Load, flaws, long_chains
-from e2e.model import NAME, clusters, resource
+from e2e.model import NAME, START_S, clusters, resource
 
 from reasonscale.api import constants as c
 
@@ -29,6 +29,8 @@ def test_an_orphaned_model_keeps_answering_and_goes_with_its_rayservice(serving:
         outcomes = load.end()
     assert not flaws(outcomes)
     assert len(outcomes) >= 6
+    target.kubectl("delete", "rayservice,service,pdb,networkpolicy", "-l", f"{c.LABEL_MODEL}={NAME}")
+    until(lambda: not target.pods(NAME), 60, "the pods go")
 
 
 def owned(target: Target) -> bool:
@@ -39,8 +41,13 @@ def owned(target: Target) -> bool:
     return any(x["uid"] == uid for x in service["metadata"].get("ownerReferences") or ())
 
 
+@pytest.mark.soak
 def test_a_model_applied_again_takes_its_rayservice_back_and_is_deleted_without_an_operator(serving: Target) -> None:
-    target, before = serving, clusters(serving)
+    target = serving
+    target.apply(resource())
+    until(lambda: target.ready(NAME), 2 * START_S, "the model serves")
+    before = clusters(target)
+    target.kubectl("delete", c.PLURAL, NAME, "--cascade=orphan")
     target.apply(resource())
     until(lambda: owned(target), 60, "the RayService belongs to the model again")
     until(lambda: target.ready(NAME), 60, "it serves as before")
