@@ -13,7 +13,7 @@ import gzip
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import numpy.typing as npt
 from bench.forecast import header
 
 from reasonscale.autoscaler import Record
+from reasonscale.scaling.decide import decide
 from reasonscale.scaling.record import from_json
 from reasonscale.scaling.types import Decision
 from reasonscale.simulator import run, workload
@@ -62,33 +63,30 @@ class Recording:
     header: dict[str, Any]
 
 
+def rows(file: Path) -> list[dict[str, Any]]:
+    """Return the objects of a file of lines, or of the same file compressed."""
+    packed = file.with_name(f"{file.name}.gz")
+    with gzip.open(packed, "rt") if packed.exists() else file.open() as lines:
+        return [json.loads(line) for line in lines if line.strip()]
+
+
 def records(file: Path) -> tuple[Record, ...]:
     """Return a loop's records."""
-    with gzip.open(file, "rt") if file.suffix == ".gz" else file.open() as lines:
-        return tuple(from_json(Record, json.loads(line)) for line in lines if line.strip())
+    return tuple(from_json(Record, row) for row in rows(file))
 
 
 def of_logs(folder: Path) -> Recording:
     """Return the recording of a log folder: requests that came after the loop's first decision."""
     found = records(folder / "decisions.jsonl")
     begin = found[0].observation.time
-    asked = []
-    for line in (folder / "access.jsonl").read_text().splitlines():
-        row = json.loads(line)
-        if row["time"] >= begin and row["reasoning_tokens"] + row["answer_tokens"] > 0:
-            asked.append(
-                Asked(
-                    row["time"] - begin,
-                    row["prompt_tokens"],
-                    row["reasoning_tokens"],
-                    row["answer_tokens"],
-                    row["cls"],
-                    row["ttft_s"] or row["e2e_s"],
-                    row["ttfat_s"],
-                    row["e2e_s"],
-                    row["status"] == 200,
-                )
-            )
+    asked = [
+        Asked(
+            row["time"] - begin, row["prompt_tokens"], row["reasoning_tokens"], row["answer_tokens"], row["cls"],
+            row["ttft_s"] or row["e2e_s"], row["ttfat_s"], row["e2e_s"], row["status"] == 200,
+        )
+        for row in rows(folder / "access.jsonl")
+        if row["time"] >= begin and row["reasoning_tokens"] + row["answer_tokens"] > 0
+    ]  # fmt: skip
     return Recording(
         begin, tuple(sorted(asked, key=lambda a: a.at)), found, header(f"python -m bench.fidelity {folder}")
     )
@@ -98,7 +96,7 @@ def of_gpu(folder: Path) -> Recording:
     """Return the recording of `bench.gpu loop`."""
     with gzip.open(folder / "loop-raw.json.gz", "rt") as file:
         raw = json.load(file)
-    found = records(folder / "loop-decisions.jsonl.gz")
+    found = records(folder / "loop-decisions.jsonl")
     counts = [k for r in found for k in r.observation.classes.values() if k.arrivals >= 1]
     prompt = round(float(np.median([k.prompt_tokens / k.arrivals for k in counts] or [110])))
     classes = [r.observation.classes for r in found]
@@ -138,6 +136,10 @@ class Recorded(Reasonscale):
         super().__init__(setting)
         self.policy = found[-1].policy
         self.seen: list[tuple[float, Decision, int]] = []
+        for record in found:  # what the loop had learnt when the recording began, of a warm-up say
+            at = record.observation.time - begin - TICK_S
+            if at <= -TICK_S:
+                _, self.state = decide(replace(record.observation, time=at), record.policy, self.state)
 
     def _note(self, view: View, decision: Decision) -> None:
         self.seen.append((view.now, decision, view.ready + len(view.starting_s) + view.draining))

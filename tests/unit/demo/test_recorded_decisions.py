@@ -1,7 +1,7 @@
 """A demo that was recorded on real engines: the same observations lead to the same decisions.
 
 Renew the recording after a change of the algorithm: `make demo`, then
-`gzip -9nc demo-report/decisions.jsonl > tests/data/demo-decisions.jsonl.gz`.
+`for f in access decisions; do gzip -9nc demo-report/$f.jsonl > tests/data/demo/$f.jsonl.gz; done`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from reasonscale.autoscaler import Record, read_records
 from reasonscale.scaling.record import replay
 from reasonscale.scaling.types import NO_BINS, Observation
 
-RECORDING = Path(__file__).parents[2] / "data" / "demo-decisions.jsonl.gz"
+RECORDING = Path(__file__).parents[2] / "data" / "demo" / "decisions.jsonl.gz"
 
 
 @pytest.fixture(scope="module")
