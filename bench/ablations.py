@@ -26,6 +26,7 @@ from reasonscale.scaling.curve import EDGES, WIDTHS, Curve, curve_from
 from reasonscale.scaling.forecast import BLOCK_ROUNDING_TOKENS, ClassLoad, Point, forecast
 from reasonscale.scaling.outlook import curves_of, loads_of
 from reasonscale.scaling.state import State
+from reasonscale.scaling.trend import Trend
 from reasonscale.scaling.types import Observation, Policy
 from reasonscale.simulator import policies
 from reasonscale.simulator.policies.ours import Reasonscale
@@ -119,13 +120,19 @@ def _unprofiled(ours: Ours) -> None:
     ours.policy = replace(ours.policy, step_time=None, kv_capacity_tokens=None)
 
 
+def _no_excess(trend: Trend) -> float:
+    """Return no growth beyond the forecast."""
+    return 0.0
+
+
 ROUTERS = {"router by least KV, no gate": "least-kv", "our router, no gate": "expected-load"}
-VARIANTS: dict[str, Callable[[Ours], tuple[str, Any] | None]] = {
+VARIANTS: dict[str, Callable[[Ours], tuple[Any, ...] | None]] = {
     "ours": lambda ours: None,
     "no in-flight term": lambda ours: ("loads_of", _by_rate),
     "mean remaining, whatever the age": lambda ours: ("curves_of", _memoryless),
     "no KV forecast": lambda ours: ("forecast", _kv_as_now),
     "no arrival forecast": lambda ours: ("rate_of", _nobody_comes),
+    "no growth beyond the forecast": lambda ours: (Trend, "growth", _no_excess),
     "no profile, as the operator begins": _unprofiled,
     **dict.fromkeys(ROUTERS, lambda ours: None),
     "oracle lengths": lambda ours: ("forecast", _oracle(ours)),
@@ -133,11 +140,12 @@ VARIANTS: dict[str, Callable[[Ours], tuple[str, Any] | None]] = {
 
 
 @contextmanager
-def _replaced(what: tuple[str, Any] | None) -> Iterator[None]:
+def _replaced(what: tuple[Any, ...] | None) -> Iterator[None]:
     if what is None:
         yield
         return
-    with patch.object(outlook, *what):
+    where, *rest = what if len(what) == 3 else (outlook, *what)
+    with patch.object(where, *rest):
         yield
 
 
