@@ -21,6 +21,9 @@ ANNOTATION_HOLD: Final = f"{GROUP}/hold"
 ANNOTATION_UPDATE: Final = f"{GROUP}/update"
 ANNOTATION_REVISION: Final = f"{GROUP}/render-revision"
 ANNOTATION_RENDERED: Final = f"{GROUP}/rendered"  # on the RayService: digests of what was rendered, see render/marks.py
+ANNOTATION_TOLERATIONS: Final = (
+    f"{GROUP}/tolerations"  # on the engines' pod template: a digest of what KubeRay does not compare
+)
 ANNOTATION_ENGINES: Final = f"{GROUP}/engine-revision"  # on the head's pod template: set by a Surge
 
 # Lower edges, in tokens generated so far, of the bins that every length is counted in. About three to the doubling

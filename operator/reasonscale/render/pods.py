@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any, Final
 
+from reasonscale.api import constants as c
 from reasonscale.render.context import (
     CODE,
     PORT_API,
@@ -174,6 +177,11 @@ def template(subject: Subject, role: str, container: str, gpus: int = 0) -> dict
         spec["topologySpreadConstraints"] = [spread | {"labelSelector": {"matchLabels": subject.labels(role)}}]
     labels = (dict(pod.labels) if engine else {}) | subject.labels(role)
     metadata: dict[str, Any] = {"labels": labels}
-    if engine and pod.annotations:
-        metadata["annotations"] = dict(pod.annotations)
+    notes = dict(pod.annotations) if engine else {}
+    if engine and pod.tolerations:
+        # KubeRay 1.6 takes a cluster with other tolerations for the same one: they would never come.
+        given = json.dumps([dict(x) for x in pod.tolerations], sort_keys=True)
+        notes[c.ANNOTATION_TOLERATIONS] = hashlib.sha256(given.encode()).hexdigest()[:12]
+    if notes:
+        metadata["annotations"] = notes
     return {"metadata": metadata, "spec": spec}

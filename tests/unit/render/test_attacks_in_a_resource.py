@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from typing import Any
 
@@ -84,7 +85,9 @@ def test_a_text_changes_no_object_s_structure_and_no_command(text: str) -> None:
     assert shape(found) == shape(PLAIN)
     assert commands(found) == commands(PLAIN)
     engine = found[0]["spec"]["rayClusterConfig"]["workerGroupSpecs"][1]["template"]
-    assert engine["metadata"]["annotations"] == {"note": text}
+    notes = engine["metadata"]["annotations"]
+    assert re.fullmatch("[0-9a-f]{12}", notes.pop(c.ANNOTATION_TOLERATIONS))
+    assert notes == {"note": text}
     assert engine["spec"]["containers"][0]["image"] == "i" + "".join(text.split())
     [model] = found[0]["spec"]["serveConfigV2"]["applications"][0]["args"]["models"]
     assert (model["model_id"], model["engine_kwargs"]["hf_overrides"]) == ("m", value_of(text))

@@ -227,6 +227,21 @@ def test_a_size_that_is_none_is_refused_in_words(cpu: str, memory: str, word: st
         PodSize(cpu, memory)
 
 
+def test_other_tolerations_are_seen_by_kuberay_which_does_not_compare_them() -> None:
+    """By a test with a real KubeRay 1.6: of all fields of the pods these alone started no new cluster."""
+
+    def note(*keys: str) -> str | None:
+        given = [{"key": key, "operator": "Exists"} for key in keys]
+        spec = {"model": {"uri": "hf://Qwen/QwQ-32B"}, "pod": {"tolerations": given}}
+        model = parse({"apiVersion": c.API_VERSION, "kind": c.KIND, "metadata": {"name": "m"}, "spec": spec})
+        engines = children(model, resolve(model), CONTEXT)[0]["spec"]["rayClusterConfig"]["workerGroupSpecs"][1]
+        found: dict[str, str] = engines["template"]["metadata"].get("annotations") or {}
+        return found.get(c.ANNOTATION_TOLERATIONS)
+
+    assert note() is None
+    assert note("a") == note("a") != note("b") != note("a", "b")
+
+
 def test_the_password_of_a_redis_comes_from_a_secret_that_nobody_reads_here() -> None:
     file = ROOT / "examples" / "qwq-32b.yaml"
     cluster = rendered(file, redis_address="redis:6379", redis_password=SecretKey.of("redis/pw"))[0]["spec"]["rayClusterConfig"]  # fmt: skip
