@@ -129,6 +129,8 @@ class Autoscaler:
                     failed.append(f"could not ask for {asked} replicas: {_words(error)}")
 
         async def empty() -> None:
+            if policy.mode is Mode.RECOMMEND:  # what is emptied stays so until it lapses: nothing is told to anybody
+                return
             if fleet.emptied is not None and decision.emptied != fleet.emptied:
                 try:
                     await self._actuator.empty(decision.emptied)

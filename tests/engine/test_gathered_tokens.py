@@ -75,7 +75,7 @@ def test_tokens_of_twenty_milliseconds_leave_ten_at_once_where_they_may_be_gathe
                 gatherer = Gatherer(state, clock=lambda: now[0])
             else:
                 gatherer.took(sizes[-1], 0.2)
-    assert sizes == [1, 1, 10, 10, 10, 10, 10]
+    assert sizes == [1, 1, 4, 10, 10, 10, 10, 10]
 
 
 def test_slow_tokens_leave_one_by_one_and_very_fast_ones_in_bounded_lots() -> None:
@@ -83,8 +83,9 @@ def test_slow_tokens_leave_one_by_one_and_very_fast_ones_in_bounded_lots() -> No
     for state, interval_s in ((slow, 0.02), (fast, 100.0)):
         step(state, [0])
         gatherer = Gatherer(state, clock=lambda: now[0])
-        now[0] += 0.04
-        gatherer.took(1, interval_s)
+        for _ in range(4):
+            now[0] += 0.04
+            gatherer.took(1, interval_s)
     assert (slow.stream_interval, fast.stream_interval) == (1, MOST)
 
 
@@ -105,3 +106,12 @@ def test_a_request_of_several_choices_is_left_as_it_is() -> None:
     assert gatherer_of(SimpleNamespace(output_processor=processor), "r") is None
     assert gatherer_of(SimpleNamespace(output_processor=processor), "one") is not None
     assert gatherer_of(SimpleNamespace(output_processor=processor), "over") is None
+
+
+def test_outputs_that_were_read_late_and_so_come_close_together_do_not_silence_a_stream() -> None:
+    state, now = state_of(), [0.0]
+    step(state, [0])
+    gatherer = Gatherer(state, clock=lambda: now[0])
+    now[0] = 0.0005
+    gatherer.took(1, 0.2)
+    assert state.stream_interval <= 4

@@ -94,6 +94,19 @@ async def test_a_replica_is_emptied_then_the_number_is_lowered_and_only_then_the
     assert cluster.calls == [("empty", ("r0",)), ("number", 1), ("empty", ())]
 
 
+async def test_what_is_emptied_when_a_model_is_held_stays_so_and_nobody_is_told_anything():
+    cluster = Emptying()
+    loop = loop_of(cluster)
+    for _ in range(40):
+        await loop.tick()
+        if cluster.emptied:
+            break
+    held = loop_of(cluster, replace(POLICY, mode=Mode.RECOMMEND))
+    for _ in range(10):
+        await held.tick()
+    assert (cluster.emptied, cluster.calls) == (("r0",), [("empty", ("r0",))])
+
+
 async def test_recommend_never_acts():
     cluster = Cluster()
     loop = loop_of(cluster, replace(POLICY, mode=Mode.RECOMMEND))

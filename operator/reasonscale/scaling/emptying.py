@@ -31,11 +31,13 @@ def serving(fleet: Fleet) -> Fleet:
 def _standings(seen: Observation, state: State) -> list[Standing] | None:
     """Return who is there in the order of their start; None where that is not known of all that are ready."""
     known = [r for r in seen.replicas if r.replica and r.node and r.since_s is not None and not r.draining]
-    if len(known) < seen.fleet.ready:
-        return None
     gone = dict(state.let_go)
-    known.sort(key=lambda r: (r.since_s, r.replica))
-    return [Standing(r.replica or "", "engine", r.node) for r in known if r.replica not in gone]
+    there = [r for r in known if r.replica not in gone]
+    # Fewer: somebody does not say who it is. More: those of a cluster that a rollout has replaced still report.
+    if len(known) < seen.fleet.ready or len(there) > seen.fleet.ready:
+        return None
+    there.sort(key=lambda r: (r.since_s, r.replica))
+    return [Standing(r.replica or "", "engine", r.node) for r in there]
 
 
 def _is_done(replica: ReplicaCounts | None, told_s: float | None, seen: Observation, policy: Policy) -> bool:
@@ -51,7 +53,7 @@ def plan(seen: Observation, target: int, policy: Policy, state: State) -> tuple[
     """Return the replicas to empty where `target` shall serve, and the state for the next call.
 
     What is asked for is the target and these. `seen` has the actuator's own fleet. Those that start go first and have nothing;
-    where nobody knows who would go, and at zero, none is emptied.
+    where nobody knows who would go, none is emptied but who is already, for `drain.max`, and at zero none at all.
     """
     told = seen.fleet.emptied
     if told is None:
@@ -62,11 +64,9 @@ def plan(seen: Observation, target: int, policy: Policy, state: State) -> tuple[
     number = seen.fleet.target - target - len(seen.fleet.starting_s)
     if number <= 0 or target == 0 or policy.mode is Mode.RECOMMEND:
         return (), state
-    if seen.freshness is not Freshness.FRESH:
-        return told[:number], state
-    there = _standings(seen, state)
+    there = _standings(seen, state) if seen.freshness is Freshness.FRESH else None
     if there is None:
-        return (), state
+        return tuple(r for r in told[:number] if seen.time - since[r] < policy.drain_s), state
     by_id = {r.replica: r for r in seen.replicas}
     order = victims(there, "engine", number)
     done = next((i for i, r in enumerate(order) if not _is_done(by_id.get(r), since.get(r), seen, policy)), len(order))

@@ -23,7 +23,7 @@ from reasonscale.serving import events, place
 from reasonscale.serving.batching import SHORTEST_S, interval_s
 from reasonscale.serving.continuation import unpacked
 from reasonscale.serving.errors import EngineLost
-from reasonscale.serving.gather import Gatherer, gatherer_of
+from reasonscale.serving.gather import BY_TOKEN, Gatherer, gatherer_of
 from reasonscale.serving.ledger import Ledger, Result, Tracker
 from reasonscale.serving.replay import go_on, mark_of
 from reasonscale.serving.settings import CRASH_ENV
@@ -146,6 +146,7 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
         self._start_ids, self._end_ids = _think_ids(client)
         reasoning = getattr(client.vllm_config, "reasoning_config", None)
         self._can_budget = reasoning is not None and bool(reasoning.enabled)
+        self._by_token = _parser_of(client) in BY_TOKEN
         self._plain_generate = client.generate
         client.generate = self._generate
 
@@ -199,12 +200,12 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
 
             source = go_on(
                 self._plain_generate, self._engine_client, prompt, sampling_params, request_id, made,
-                by_token=asked.by_token, on_tokens=told, **kwargs,
+                by_token=asked.by_token or self._by_token, on_tokens=told, **kwargs,
             )  # fmt: skip
         else:
             source = self._plain_generate(prompt, sampling_params, request_id, **kwargs)
-        # Parsers of tools are made for one token at a time.
-        gathers = delta and not made and len(keys) == 1 and not asked.tools
+        # Parsers of tools are made for one token at a time, and so are some of chains.
+        gathers = delta and not made and len(keys) == 1 and not asked.tools and not self._by_token
         gatherer: Gatherer | None = None
         try:
             async with aclosing(source) as stream:
@@ -448,6 +449,11 @@ def _part_of(key: str, rid: str) -> bool:
     return key.startswith(rid) and (len(key) == len(rid) or key[len(rid)] in "-_")
 
 
+def _parser_of(client: Any) -> str:
+    """Return the name of the engine's reasoning parser; empty where there is none."""
+    return getattr(getattr(client.vllm_config, "structured_outputs_config", None), "reasoning_parser", "") or ""
+
+
 def _think_ids(client: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the token ids that open and close a chain, from the engine's reasoning parser; empty where there is none."""
     config = client.vllm_config
@@ -456,7 +462,7 @@ def _think_ids(client: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     end = getattr(reasoning, "reasoning_end_token_ids", None) if reasoning is not None else None
     if end:
         return tuple(start or ()), tuple(end)
-    name = getattr(getattr(config, "structured_outputs_config", None), "reasoning_parser", "") or ""
+    name = _parser_of(client)
     if not name:
         return (), ()
     tokenizer = client.get_tokenizer()

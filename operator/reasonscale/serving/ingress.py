@@ -37,6 +37,7 @@ _SECONDS = [0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300, 600, 1800]
 _TPOT = [0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1]
 _MODEL, _CLS, _REASON = c.LABEL_METRIC_MODEL, c.LABEL_METRIC_CLASS, c.LABEL_METRIC_REASON
 _CLIENT_GONE = 499
+EMPTIED_MORE_S = 120.0  # by then whoever had it emptied has let it go, after drain.max, or is gone
 _ALIVE = (events.OTHER, "")
 _SERVED = "POST /v1/chat/completions, POST /v1/completions and GET /v1/models"
 log = logging.getLogger("ray.serve")
@@ -82,9 +83,10 @@ class Ingress:
         self._settings = {name: ModelSettings.from_json(data) for name, data in user_config["models"].items()}
         self._holds.configure(self._settings)
         self._passages.share(user_config.get("ingresses", 1) > 1)
-        for handle in self._handles.values():
-            name = handle.deployment_name
-            LOADS.setdefault(name, Loads()).empty(user_config.get(EMPTIED, {}).get(name, ()))
+        for model, handle in self._handles.items():
+            if model in self._settings:
+                name, most_s = handle.deployment_name, self._settings[model].hand_over_s + EMPTIED_MORE_S
+                LOADS.setdefault(name, Loads()).empty(user_config.get(EMPTIED, {}).get(name, ()), most_s)
 
     def _gate(self, settings: ModelSettings) -> Entrance:
         name, gate = self._handles[settings.model].deployment_name, self._gates.get(settings.model)

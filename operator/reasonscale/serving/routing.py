@@ -19,6 +19,7 @@ TOKENS_TO_COME: Final = 2000.0
 KV_TOKENS, KV_CAPACITY, WAITING_PROMPT, REQUESTS = "kv", "capacity", "prompt", "requests"
 AT, PREEMPTED, BY = "at", "preempted", "by"  # BY: sequences by the ingress that sent them
 STALE_S: Final = 15.0  # a replica that reported nothing for so long is taken last
+SILENT: Final = 2  # how late such a one is
 FULL: Final = 0.95  # of its KV cache: filled no further while others have room
 SESSIONS: Final = 10_000
 LEFT: Final = 1_000  # replicas that went, remembered
@@ -51,7 +52,7 @@ class Loads:
         self._clock = clock
         self._seen: dict[str, Seen] = {}
         self._avoid: dict[str, float] = {}
-        self._emptied: frozenset[str] = frozenset()
+        self._emptied: dict[str, float] = {}  # until when each is
         self._left: OrderedDict[str, float] = OrderedDict()  # replicas that Serve sends nothing to any more, since when
         self._sessions: OrderedDict[str, str] = OrderedDict()
 
@@ -85,7 +86,9 @@ class Loads:
 
     def room(self, tokens: int) -> bool:
         """Tell whether a replica's KV cache has room for so many tokens, as far as it is known."""
-        known = [seen for name, seen in list(self._seen.items()) if not self._avoided(name)]
+        there = list(self._seen.items())
+        spared = self._spared([name for name, _ in there])
+        known = [seen for name, seen in there if not self._avoided(name, spared)]
         return not known or any(
             not seen.report.get(KV_CAPACITY)  # it has just come
             or float(seen.report.get(KV_TOKENS, 0.0)) + sum(sent for _, sent in list(seen.sent)) + tokens
@@ -97,9 +100,13 @@ class Loads:
         """Send nothing to a replica for a while where another is there: it was lost, it hangs, or it was told to go."""
         self._avoid[replica] = self._clock() + for_s
 
-    def empty(self, replicas: Iterable[str]) -> None:
-        """Send nothing to these while another is there, until other ones are named: they go when they have nothing left."""
-        self._emptied = frozenset(replicas)
+    def empty(self, replicas: Iterable[str], for_s: float) -> None:
+        """Send nothing to these while another is there, until other ones are named: they go when they have nothing left.
+
+        It lapses after `for_s`: whoever decided it may be gone, or told to decide nothing.
+        """
+        until = self._clock() + for_s
+        self._emptied = {replica: self._emptied.get(replica, until) for replica in replicas}
 
     def sent(self, replica: str, prompt_tokens: float, session: str | None = None) -> None:
         """Note that a replica was given a request."""
@@ -118,8 +125,15 @@ class Loads:
         prompt += sum(tokens for _, tokens in seen.sent)
         return kv + PREFILL_WEIGHT * prompt + TOKENS_TO_COME * requests
 
-    def _avoided(self, replica: str) -> bool:
-        return replica in self._emptied or self._avoid.get(replica, 0.0) > self._clock()
+    def _avoided(self, replica: str, spared: Iterable[str] = ()) -> bool:
+        return replica in spared or self._avoid.get(replica, 0.0) > self._clock()
+
+    def _spared(self, there: Iterable[str]) -> frozenset[str]:
+        """Return which of these are emptied; none of them where no other takes requests."""
+        now = self._clock()
+        emptied = frozenset(r for r, until in self._emptied.items() if until > now)
+        others = (r for r in there if r not in emptied and not self._avoided(r) and self._late(r) < SILENT)
+        return emptied if next(others, None) is not None else frozenset()
 
     def _late(self, replica: str) -> int:
         """Return 0 for a replica to send to, more for those that are taken only when no other is there."""
@@ -128,7 +142,7 @@ class Loads:
         if seen is None or not seen.report:
             return 0  # it has just come: nothing is known because nothing has run
         if now - seen.at_s > STALE_S:
-            return 2
+            return SILENT
         capacity, prompts = float(seen.report.get(KV_CAPACITY, 0.0)), float(seen.report.get(WAITING_PROMPT, 0.0))
         full = capacity > 0 and float(seen.report.get(KV_TOKENS, 0.0)) + prompts >= FULL * capacity
         return 1 if full or seen.report.get(PREEMPTED) else 0
@@ -140,10 +154,11 @@ class Loads:
         """
         in_all, mine, oldest_s = 0, 0, 0.0
         seen = list(self._seen.items())  # the router's thread adds to it
+        spared = self._spared([replica for replica, _ in seen])
         for replica, known in seen:
             by = known.report.get(BY) or {}
             own = int(by.get(ingress, 0))
-            shut = self._late(replica) or self._avoided(replica)
+            shut = self._late(replica) or self._avoided(replica, spared)
             in_all += own if shut else max(0, seats - sum(by.values()) + own)
             mine += own
             oldest_s = max(oldest_s, self._clock() - known.at_s)
@@ -154,8 +169,9 @@ class Loads:
         # Serve tries the next where the first is slow to answer, and one whose engine is dead answers at once: with a
         # lost replica at the end of the list, a third of its requests went back to it.
         there = list(replicas)
+        spared = self._spared(there)
         ranked = sorted(
-            [r for r in there if not self._avoided(r)] or there, key=lambda r: (self._late(r), self.work(r), r)
+            [r for r in there if not self._avoided(r, spared)] or there, key=lambda r: (self._late(r), self.work(r), r)
         )
         home = self._sessions.get(session) if session is not None else None
         if home is None or home not in ranked or self._late(home) != self._late(ranked[0]):

@@ -55,11 +55,11 @@ class Replicas:
         self.decisions.append(decision)
         return decision
 
-    def until(self, condition, ticks: int = 100) -> None:
+    def until(self, condition, ticks: int = 100, freshness: Freshness = Freshness.FRESH) -> None:
         for _ in range(ticks):
             if condition():
                 return
-            self.tick()
+            self.tick(freshness=freshness)
         raise AssertionError([d.message for d in self.decisions[-3:]])
 
 
@@ -137,6 +137,15 @@ def test_signals_that_grow_old_change_nothing_of_it() -> None:
     fleet.until(lambda: fleet.stopped)
 
 
+def test_signals_that_stay_old_hold_what_is_emptied_for_drain_max_and_no_longer() -> None:
+    fleet = Replicas(2, replace(POLICY, drain_s=100.0))
+    fleet.has["r0"] = 1.0
+    fleet.until(lambda: fleet.emptied)
+    told = fleet.time
+    fleet.until(lambda: not fleet.emptied, freshness=Freshness.STALE)
+    assert 100.0 <= fleet.time - told <= 110.0
+
+
 def seen_of(fleet: Fleet, *replicas: ReplicaCounts) -> Observation:
     return Observation(100.0, 5.0, Freshness.FRESH, 1.0, fleet, {}, replicas)
 
@@ -152,6 +161,8 @@ def test_where_nobody_knows_who_goes_the_number_is_lowered_at_once() -> None:
         seen_of(two, ONE, replace(TWO, replica=None)),  # an engine of older code
         seen_of(two, ONE),
         seen_of(replace(two, emptied=None), ONE, TWO),  # an actuator that can't
+        # Those of the cluster that a rollout has replaced still report, and Serve will stop another.
+        seen_of(two, ONE, TWO, replace(ONE, id="c", replica="r2"), replace(TWO, id="d", replica="r3")),
     ):
         assert plan(seen, 1, POLICY, State.new())[0] == ()
 

@@ -159,10 +159,44 @@ def test_what_is_emptied_gets_nothing_its_sessions_included_and_keeps_what_it_ha
     for name in "ab":
         loads.report(name, stats(requests=4, **{BY: {"me": 4}}))
     loads.sent("a", 10, "chat")
-    loads.empty(["a"])
+    loads.empty(["a"], 100.0)
     assert loads.order("ab", "chat") == ["b"]
     assert loads.takes(8, "me") == Takes(in_all=4 + 8, mine=8, oldest_s=0.0)
     assert loads.order("a") == ["a"]  # where no other is there
-    loads.empty([])
+    loads.empty([], 100.0)
     assert loads.order("ab", "chat")[0] == "a"
     assert loads.takes(8, "me") == Takes(in_all=16, mine=8, oldest_s=0.0)
+
+
+def test_what_is_emptied_takes_requests_where_the_others_are_lost_or_silent() -> None:
+    clock = Clock()
+    loads = Loads(clock)
+    for name in "ab":
+        loads.report(name, stats(requests=0, **{BY: {}}))
+    loads.empty(["a"], 1000.0)
+    loads.avoid("b", 60.0)
+    assert loads.takes(8, "me").in_all == 8  # type: ignore[union-attr]
+    assert loads.order("ab") == ["a"]
+    clock.now += 61.0
+    loads.report("a", stats(requests=0, at=2.0, **{BY: {}}))
+    assert loads.takes(8, "me").in_all == 8, "b has said nothing for a minute"  # type: ignore[union-attr]
+    assert loads.order("ab")[0] == "a"
+    loads.report("b", stats(requests=0, at=2.0, **{BY: {}}))
+    assert loads.order("ab") == ["b"]
+
+
+def test_what_is_emptied_is_used_again_when_nobody_lets_it_go_however_often_it_is_named() -> None:
+    clock = Clock()
+    loads = Loads(clock)
+    for name in "ab":
+        loads.report(name, stats(**{BY: {}}))
+    loads.empty(["a"], 100.0)
+    clock.now += 60.0
+    loads.empty(["a"], 100.0)
+    for name in "ab":
+        loads.report(name, stats(at=2.0, **{BY: {}}))
+    assert loads.order("ab") == ["b"]
+    clock.now += 50.0
+    for name in "ab":
+        loads.report(name, stats(at=3.0, **{BY: {}}))
+    assert sorted(loads.order("ab")) == ["a", "b"]
