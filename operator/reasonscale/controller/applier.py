@@ -39,6 +39,7 @@ class Outcome:
     update: str | None = None
     blocked: str | None = None
     contested: str | None = None
+    in_place: bool = False  # Serve was told to replace the engines
     events: list[tuple[str, str, str]] = field(default_factory=list)  # type, reason, message
 
 
@@ -126,6 +127,7 @@ class Applier:
             if out.blocked:
                 manifest, out.revision = found.held_back, _runs(live)
             else:
+                out.in_place = found.effect is not Effect.CLUSTER
                 out.events.append(("Normal", "RolloutStarted", _started(strategy, found.effect, subject)))
         await self._bring(live, manifest, new_rendering=found.held_back is not None and not out.blocked, out=out)
 

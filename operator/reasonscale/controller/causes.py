@@ -188,19 +188,29 @@ def waiting_of(pods: Iterable[Mapping[str, Any]], fetching: int = 0) -> str | No
     return "engine pods: " + ", ".join(f"{n} {what}" for what, n in parts.items() if n)
 
 
-def rolling_of(service: Mapping[str, Any] | None, cost: str) -> str | None:
-    """Return in words what a rollout under way does; None where there is none. `cost`: of one in place."""
+def rolling_of(service: Mapping[str, Any] | None, cost: str | None) -> str | None:
+    """Return in words what a rollout under way does; None where there is none.
+
+    `cost`: of one in place that we began; None where we began none. Serve's status alone does not tell: it says UPDATING, too,
+    where engines only take new settings.
+    """
     status = (service or {}).get("status") or {}
     active, pending = (status.get(f"{which}ServiceStatus") or {} for which in ("active", "pending"))
     if not active.get("rayClusterName"):
         return None
     if pending.get("rayClusterName"):
         return f"cluster {pending['rayClusterName']} starts beside the one that serves"
-    for app in (active.get("applicationStatuses") or {}).values():
-        for name, held in (app.get("serveDeploymentStatuses") or {}).items():
-            if name != c.DEPLOYMENT_INGRESS and held.get("status") == "UPDATING":
-                return f"Serve replaces the engines one after another; {cost}"
-    return None
+    return None if cost is None else f"Serve replaces the engines one after another; {cost}"
+
+
+def engines_update(service: Mapping[str, Any] | None) -> bool:
+    """Tell whether Serve says of engines that it updates them."""
+    apps = (((service or {}).get("status") or {}).get("activeServiceStatus") or {}).get("applicationStatuses") or {}
+    return any(
+        name != c.DEPLOYMENT_INGRESS and held.get("status") == "UPDATING"
+        for app in apps.values()
+        for name, held in (app.get("serveDeploymentStatuses") or {}).items()
+    )
 
 
 def _ready(pod: Mapping[str, Any]) -> bool:

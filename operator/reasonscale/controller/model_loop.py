@@ -17,7 +17,15 @@ from reasonscale.api.validate import InvalidResource
 from reasonscale.autoscaler import Autoscaler, Record
 from reasonscale.autoscaler_metrics import DecisionMetrics
 from reasonscale.controller.applier import Applier, Cluster, Outcome, cost_in_place, held_by
-from reasonscale.controller.causes import Cause, cause_of, late_pods, of_refusal, rolling_of, waiting_of
+from reasonscale.controller.causes import (
+    Cause,
+    cause_of,
+    engines_update,
+    late_pods,
+    of_refusal,
+    rolling_of,
+    waiting_of,
+)
 from reasonscale.controller.events import Event, Recorder, events_of
 from reasonscale.controller.kube import KindMissing, Kube, KubeError, NotLeading
 from reasonscale.controller.status import MOVING, Found, changed, moved, refused, stamp, status_of
@@ -31,6 +39,7 @@ from reasonscale.signals.sources import ModelSource, Samples, SignalsMissing
 
 SamplesOf = Callable[[str, str, str], Samples]  # of a namespace, a resource's name, and the name that it serves
 DEMAND_EVERY_S: Final = 30.0  # how often a status is written for the load's numbers alone
+ROLL_TOLD_S: Final = 60.0  # KubeRay takes so long to tell Serve of a new configuration, and us what Serve says of it
 _log = logging.getLogger("reasonscale.controller")
 
 
@@ -118,6 +127,7 @@ class ModelLoop:
         self._events = Recorder(kube, clock)
         self._held: Held | None = None
         self._scaler: Autoscaler | None = None
+        self._rolls_since: float | None = None  # a rollout in place that we began
         self._fetching = 0  # replicas that fetch their weights, as of the last look
         self._served: str | None = None  # the name whose ledger the scaler reads
         self._rendered: tuple[tuple[Any, Context], list[dict[str, Any]]] | None = None
@@ -211,8 +221,18 @@ class ModelLoop:
             image=model.spec.engine.image or self._settings.image,
             signals_reason="ScrapeFailed" if self._settings.direct else "PrometheusDown",
             revision=outcome.revision, update=outcome.update, blocked=outcome.blocked, waiting=waiting_of(pods, self._fetching),
-            rolling=rolling_of(service, cost_in_place(self._held.target if self._held else 1)),
+            rolling=self._rolling(service, outcome),
         )  # fmt: skip
+
+    def _rolling(self, service: dict[str, Any] | None, outcome: Outcome) -> str | None:
+        """Return in words what a rollout under way does; one in place is over when Serve, told of it, updates no engine."""
+        now = self._clock()
+        if outcome.in_place:
+            self._rolls_since = now
+        elif self._rolls_since is not None and now - self._rolls_since > ROLL_TOLD_S and not engines_update(service):
+            self._rolls_since = None
+        began = self._rolls_since is not None
+        return rolling_of(service, cost_in_place(self._held.target if self._held else 1) if began else None)
 
     def _without_late(self, model: ReasoningModel, resolved: Resolved, policy: Policy) -> Policy:
         """Give up replicas whose pods have not come within startTimeout, and ask for no more for as long again.

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from reasonscale.api import constants as c
-from reasonscale.controller.causes import cause_of, engine_error, of_refusal, rolling_of, waiting_of
+from reasonscale.controller.causes import cause_of, engine_error, engines_update, of_refusal, rolling_of, waiting_of
 
 NOW = 1_800_000_000.0
 MADE = "2027-01-15T07:59:00Z"  # a minute before NOW
@@ -100,15 +100,18 @@ def test_a_refusal_of_the_api_server_has_its_cause(said: str, reason: str) -> No
     assert of_refusal(said).reason == reason
 
 
-def test_a_rollout_under_way_says_what_it_costs() -> None:
+def test_a_rollout_that_we_began_says_what_it_costs_and_new_settings_of_engines_are_none() -> None:
     def service(engines: str, ingress: str, **more: Any) -> dict[str, Any]:
         held = {"LLMServer:m": {"status": engines}, "Ingress": {"status": ingress}}
         active = {"rayClusterName": "m-a", "applicationStatuses": {"m": {"serveDeploymentStatuses": held}}}
         return {"status": {"activeServiceStatus": active, **more}}
 
     assert rolling_of(service("UPDATING", "UPDATING"), "x") == "Serve replaces the engines one after another; x"
-    assert rolling_of(service("HEALTHY", "UPDATING"), "x") is None
-    assert rolling_of(service("UPSCALING", "HEALTHY"), "x") is None
+    assert rolling_of(service("UPDATING", "UPDATING"), None) is None
+    assert engines_update(service("UPDATING", "HEALTHY"))
+    assert not engines_update(service("HEALTHY", "UPDATING"))
+    assert not engines_update(service("UPSCALING", "HEALTHY"))
+    assert not engines_update(None)
     beside = service("HEALTHY", "HEALTHY", pendingServiceStatus={"rayClusterName": "m-b"})
     assert rolling_of(beside, "x") == "cluster m-b starts beside the one that serves"
     assert rolling_of({"status": {"pendingServiceStatus": {"rayClusterName": "m-b"}}}, "x") is None, "a first start"
