@@ -45,13 +45,17 @@ class Board:
         """End a turn, and a wait for one."""
         self._of(model).turns.leave(who)
 
+    async def here(self) -> None:
+        """Answer."""
+
 
 def find() -> Any:
     """Return the board's handle, made where there is none."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    # Nowhere else: on an engine's node it would keep that from ever being given back.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor = ray.remote(num_cpus=0, max_concurrency=10_000)(Board)
     return actor.options(name=NAME, namespace=NAMESPACE, get_if_exists=True, scheduling_strategy=here).remote()
 
@@ -159,6 +163,16 @@ class LossesOf:
             for model, losses in known.items():
                 off.set(float(losses.off), tags={c.LABEL_METRIC_MODEL: model})
             await asyncio.sleep(GAUGE_S)
+            if self._shared:
+                await self.look()
+
+    async def look(self) -> None:
+        """Look for another board where the one that was found is gone, or could not be placed: before a loss, and not at it."""
+        try:
+            async with asyncio.timeout(GAUGE_S):
+                await self.board().here.remote()
+        except Exception:
+            self.forget_board()
 
     def share(self, shared: bool) -> None:
         """Tell whether there are other ingress replicas; the board takes seconds to start, and is there before a loss."""

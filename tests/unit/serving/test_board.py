@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from tests.unit.serving.test_takeover import play
 
-from reasonscale.serving.board import Board, SharedDeaths
+from reasonscale.serving.board import Board, LossesOf, SharedDeaths
 from reasonscale.serving.turns import MANY_DEATHS, TURN_S
 
 
@@ -28,6 +29,7 @@ class Handle:
 
     def __init__(self, board: Board) -> None:
         self.note, self.take, self.give = Remote(board.note), Remote(board.take), Remote(board.give)
+        self.here = Remote(board.here)
 
 
 class Gone:
@@ -124,3 +126,21 @@ def test_without_a_board_each_ingress_takes_turns_alone() -> None:
         await asyncio.wait_for(waits, 0.5)
 
     play(main())
+
+
+def test_a_board_that_is_gone_is_looked_for_before_anything_is_lost() -> None:
+    async def main() -> None:
+        board, found = Board(), []
+        losses = LossesOf()
+
+        def another() -> Any:
+            found.append(len(found))
+            return Gone() if len(found) == 1 else Handle(board)
+
+        with patch("reasonscale.serving.board.find", another):
+            losses.share(True)
+            for _ in range(3):
+                await losses.look()
+        assert found == [0, 1], "made anew once, and kept while it answers"
+
+    asyncio.run(main())
