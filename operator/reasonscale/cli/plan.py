@@ -9,6 +9,9 @@ from typing import Any
 
 from rich.console import Console
 
+from reasonscale.cli.checks import number, output
+from reasonscale.cli.simulate import DAY_S
+
 RIVALS = ("hpa", "knative-kpa", "ray-serve", "llm-d-slo-aware")
 # Weights of the shapes that the shipped profiles were measured on, in bytes.
 MEASURED = {"qwen2-1.5b-h200": 3.1e9, "qwen2-7b-h200": 15.2e9, "qwen2-32b-h200": 65.5e9}
@@ -45,6 +48,9 @@ def plan(
     from reasonscale.simulator.profile import BadProfile
     from reasonscale.simulator.workload import BadWorkload
 
+    number("--cold-start", cold_start, 0, DAY_S)
+    number("--seed", seed, 0)
+    output("--json", json, file)
     out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         found = [

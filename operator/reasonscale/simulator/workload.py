@@ -95,8 +95,6 @@ def scaled(work: Workload, *, rate: float = 1.0, time: float = 1.0, seed: int = 
 
     Fewer: each request is kept with that probability. More: each comes so often, the copies moved by up to a minute.
     """
-    if rate <= 0.0 or time <= 0.0:
-        raise BadWorkload("--scale and --time-scale must be greater than 0")
     if rate != 1.0 and (work.follower != NOBODY).any():
         raise BadWorkload(f"{work.name}: is closed loop; its number of users is scaled where it is made, not after")
     if rate != 1.0:

@@ -16,6 +16,11 @@ from reasonscale.cli.main import COMMANDS, run
 EXAMPLE = Path(__file__).parents[3] / "examples" / "micro-reasoner.yaml"
 
 
+IMAGES = ("--image", "i", "--code-image", "j")
+# Ports of the system's choice: what is wrong is said before either is listened on, or after.
+OPERATOR = ("operator", *IMAGES, "--health-port", "0", "--metrics-port", "0")
+
+
 def output(capsys: pytest.CaptureFixture[str]) -> str:
     captured = capsys.readouterr()
     return " ".join((captured.out + captured.err).split())
@@ -45,7 +50,19 @@ def test_an_unknown_option_is_wrong_input(capsys: pytest.CaptureFixture[str]) ->
 
 def test_validate_shows_what_is_chosen(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["validate", str(EXAMPLE)]) == 0
-    assert "micro-reasoner is valid" in output(capsys)
+    said = output(capsys)
+    assert "micro-reasoner is valid" in said
+    assert "max_num_seqs 8, max_num_batched_tokens" in said
+    assert "start within 900 s, drain up to 600 s, rollout InPlace" in said
+    assert "1 GPU each" in said
+
+
+def test_validate_reads_what_is_piped_in() -> None:
+    code = "from reasonscale.cli.main import run; raise SystemExit(run(['validate', '-']))"
+    piped = (EXAMPLE.parent / "qwq-32b.yaml").read_bytes()
+    done = subprocess.run([sys.executable, "-c", code], input=piped, capture_output=True, check=False)
+    assert done.returncode == 0
+    assert b"qwq-32b is valid" in done.stdout
 
 
 def test_validate_names_file_field_and_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,6 +111,33 @@ def test_up_says_at_once_that_its_port_is_taken(capsys: pytest.CaptureFixture[st
         (["demo", "--seconds", "3"], 2, "at least 60 are needed"),
         (["demo", "--seconds", "nan"], 2, "at least 60 are needed"),
         (["demo", "--port", "70000"], 2, "--port was 70000; must lie between 1 and 65535"),
+        (["top", "--url", "foo"], 2, "--url was 'foo'; it must be http://host:port"),
+        (["load", "--url", "nonsense"], 2, "--url was 'nonsense'; it must be http://host:port"),
+        (["chat", "hi", "--url", "ftp://x"], 2, "--url was 'ftp://x'; it must be http://host:port"),
+        (["chat", "hi", "--effort", "hihg"], 2, "--effort was 'hihg'; did you mean high? there are none, minimal"),
+        (["chat", "hi", "--budget", "-5"], 2, "--budget was -5; it must be 0 or more"),
+        (["load", "--report", "/nodir/x"], 2, "--report was /nodir/x; there is no folder /nodir"),
+        (["plan", str(EXAMPLE), "--cold-start", "-3"], 2, "--cold-start was -3; it must be from 0 to 86400"),
+        (["plan", str(EXAMPLE), "--json", "/nodir/x"], 2, "--json was /nodir/x; there is no folder /nodir"),
+        (["plan", str(EXAMPLE), "--json", str(EXAMPLE)], 2, "it is what is read"),
+        (["profile", "fit", str(EXAMPLE), "--out", "/nodir/x"], 2, "--out was /nodir/x; there is no folder /nodir"),
+        (["crds", "--out", "/proc/x"], 2, "--out was /proc/x; it can't be written to"),
+        ([*OPERATOR, "--kubeconfig", str(EXAMPLE)], 2, f"--kubeconfig was {EXAMPLE}; it must be a kubeconfig file"),
+        (
+            [*OPERATOR, "--prometheus-url", "prometheus:9090"],
+            2,
+            "--prometheus-url was 'prometheus:9090'; it must be http",
+        ),
+        ([*OPERATOR, "--namespace", "B@D"], 2, "--namespace was 'B@D'; it must be at most 63 of a-z"),
+        (["render", str(EXAMPLE), *IMAGES, "--namespace", "B@D"], 2, "--namespace was 'B@D'; it must be at most 63"),
+        (
+            ["render", str(EXAMPLE), *IMAGES, "--redis-address", "foo"],
+            2,
+            "--redis-address was 'foo'; it must be host:port",
+        ),
+        (["render", str(EXAMPLE), "--image=", "--code-image", "j"], 2, "--image was ''; it must be an image's name"),
+        (["render", str(EXAMPLE), str(EXAMPLE), *IMAGES], 2, "metadata.name was micro-reasoner"),
+        (["validate", str(EXAMPLE.parent)], 2, f"{EXAMPLE.parent}: is a folder; name the files in it"),
     ],
 )
 def test_what_can_not_be_is_said_in_words(
