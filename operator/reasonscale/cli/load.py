@@ -123,7 +123,8 @@ async def _load(
     report: Path | None,
 ) -> int:
     from reasonscale.load.client import rows, send, summarize
-    from reasonscale.load.trace import WORKLOADS, BadTrace, from_trace
+    from reasonscale.load.rows import BadTrace
+    from reasonscale.load.trace import WORKLOADS, from_trace
     from reasonscale.load.trace import workload as make
 
     out = Console(highlight=False, soft_wrap=True, markup=False)

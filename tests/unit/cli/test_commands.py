@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from reasonscale.cli.main import COMMANDS, run
+from reasonscale.load.trace import read_trace
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "micro-reasoner.yaml"
 
@@ -102,12 +103,12 @@ def test_up_says_at_once_that_its_port_is_taken(capsys: pytest.CaptureFixture[st
         (["load", "--trace", "/tmp/[/x].jsonl"], 2, "/tmp/[/x].jsonl: there is no such file"),
         (["load", "--url", "http://127.0.0.1:9/[/a]"], 1, "answers at http://127.0.0.1:9/[/a]"),
         (["top", "--url", "http://127.0.0.1:9/[/a]"], 1, "answers at http://127.0.0.1:9/[/a]"),
-        (["record", "--log", "[/x].jsonl", "-o", "x"], 2, "[/x].jsonl: can't be read"),
+        (["record", "--log", "[/x].jsonl", "-o", "x"], 2, "[/x].jsonl: there is no such file"),
         (["load", "--trace", "none.jsonl"], 2, "none.jsonl: there is no such file"),
         (["load", "--url", "http://127.0.0.1:9"], 1, "no OpenAI endpoint answers at http://127.0.0.1:9"),
         (["top", "--url", "http://127.0.0.1:9"], 1, "nothing answers at http://127.0.0.1:9"),
         (["chat", "hello", "--url", "http://127.0.0.1:9"], 1, "nothing answers at http://127.0.0.1:9"),
-        (["record", "--log", "none.jsonl", "-o", "x"], 2, "none.jsonl: can't be read: No such file or directory"),
+        (["record", "--log", "none.jsonl", "-o", "x"], 2, "none.jsonl: there is no such file"),
         (["demo", "--seconds", "3"], 2, "at least 60 are needed"),
         (["demo", "--seconds", "nan"], 2, "at least 60 are needed"),
         (["demo", "--port", "70000"], 2, "--port was 70000; must lie between 1 and 65535"),
@@ -161,7 +162,7 @@ def test_record_makes_a_trace_without_content(tmp_path: Path, capsys: pytest.Cap
     rows = [row | {"time": 103.5}, row, row | {"status": 429}]
     log.write_text("".join(json.dumps(r) + "\n" for r in rows) + "not json\n")
     assert run(["record", "--log", str(log), "-o", str(out)]) == 1
-    assert "line 4: left out" in output(capsys)
+    assert "line 4: is no JSON object; left out" in output(capsys)
     made = [json.loads(line) for line in gzip.decompress(out.read_bytes()).splitlines()]
     assert made == [
         {"t": 0.0, "input": 5, "reasoning": 7, "answer": 2, "cls": "low"},
@@ -173,7 +174,7 @@ def test_record_says_of_a_binary_file_that_it_is_no_log(tmp_path: Path, capsys: 
     log = tmp_path / "access.jsonl"
     log.write_bytes(b'{"time": 1}\n\xff\xfe')
     assert run(["record", "--log", str(log), "-o", str(tmp_path / "t")]) == 2
-    assert f"{log}: can't be read: it is not UTF-8: invalid start byte at byte 12" in output(capsys)
+    assert f"{log}: can't be read: it is not UTF-8: invalid start byte" in output(capsys)
 
 
 def test_record_leaves_out_what_is_no_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,7 +184,55 @@ def test_record_leaves_out_what_is_no_number(tmp_path: Path, capsys: pytest.Capt
         '{"time": 1, "prompt_tokens": 1, "reasoning_tokens": 1, "answer_tokens": 1, "status": 200}\n'
     )
     assert run(["record", "--log", str(log), "-o", str(tmp_path / "t")]) == 1
-    assert "line 1: left out: ValueError not a finite number" in output(capsys)
+    assert "line 1: prompt_tokens was inf; must be a whole number from 0 to 10,000,000; left out" in output(capsys)
+
+
+ENTRY = {"time": 1.0, "prompt_tokens": 5, "reasoning_tokens": 7, "answer_tokens": 2, "status": 200, "model": "a"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"prompt_tokens": -10}, "prompt_tokens was -10; must be a whole number from 0 to 10,000,000"),
+        ({"reasoning_tokens": 1.5}, "reasoning_tokens was 1.5; must be a whole number"),
+        ({"answer_tokens": True}, "answer_tokens was True; must be a whole number"),
+        ({"time": None}, "time is missing; there are time, prompt_tokens"),
+        ({"time": "noon"}, "time was 'noon'; must be seconds since 1970"),
+    ],
+)
+def test_record_writes_no_row_that_a_reader_refuses(
+    change: dict[str, object], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log, made = tmp_path / "access.jsonl", tmp_path / "t.jsonl"
+    log.write_text("".join(json.dumps(row) + "\n" for row in (ENTRY | change, ENTRY)))
+    assert run(["record", "--log", str(log), "-o", str(made)]) == 1
+    assert f"{log}: line 1: {said}" in output(capsys)
+    assert len(read_trace(made)) == 1
+
+
+def test_record_never_overwrites_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log, link = tmp_path / "access.jsonl", tmp_path / "link"
+    log.write_text(json.dumps(ENTRY) + "\n")
+    link.symlink_to(log)
+    for out in (log, link):
+        assert run(["record", "--log", str(log), "-o", str(out)]) == 2
+        assert f"--output was {out}; it is what is read" in output(capsys)
+    assert log.read_text() == json.dumps(ENTRY) + "\n"
+
+
+def test_record_takes_one_model_of_a_log_that_several_share(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log, made = tmp_path / "access.jsonl", tmp_path / "t.jsonl"
+    rows = [ENTRY, ENTRY | {"model": "b", "prompt_tokens": 9}, ENTRY]
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    argv = ["record", "--log", str(log), "-o", str(made)]
+    assert run(argv) == 2
+    assert "--model is missing; the log has requests to a (2), b (1)" in output(capsys)
+    assert not made.exists()
+    assert run([*argv, "--model", "c"]) == 2
+    assert "--model was 'c'; there are a, b" in output(capsys)
+    assert run([*argv, "--model", "b"]) == 0
+    assert "2 of other models" in output(capsys)
+    assert [row[1] for row in read_trace(made)] == [9]
 
 
 def test_demo_without_its_example_says_where_it_looked(
