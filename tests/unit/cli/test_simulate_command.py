@@ -35,6 +35,21 @@ def test_its_json_has_the_keys_that_scripts_read(trace, tmp_path, capsys):
     assert "met every objective" in capsys.readouterr().out
 
 
+def test_the_plot_s_legend_lies_beside_the_curves(trace, tmp_path, monkeypatch):
+    import matplotlib.pyplot as plt
+
+    drawn = []
+    monkeypatch.setattr(plt, "close", drawn.append)
+    assert run(["simulate", "--trace", trace, *GPU, "--plot", str(tmp_path / "out.png")]) == 0
+    monkeypatch.undo()
+    (figure,) = drawn
+    (legend,) = figure.legends
+    assert all(axis.get_legend() is None for axis in figure.axes)
+    assert not any(legend.get_window_extent().overlaps(axis.get_tightbbox()) for axis in figure.axes)
+    assert figure.axes[1].get_xlabel() == "minutes"
+    plt.close(figure)
+
+
 @pytest.mark.parametrize("policy", ["static:2", "lower-bound", "ray-serve"])
 def test_other_policies_and_the_bound(trace, policy, tmp_path):
     out = tmp_path / "out.json"
