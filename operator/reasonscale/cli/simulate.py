@@ -235,7 +235,7 @@ def _show(outcome: Any, figures: dict[str, Any], console: Console) -> None:
         f" {figures['attainment_e2e']:.2%})"
     )
     console.print(
-        f"  GPU-hours {figures['gpu_hours']:,.1f}, at most {figures['peak_replicas']} replicas, {figures['scale_ups']} times"
+        f"  GPU-hours {figures['gpu_hours']:,.1f}, replicas at most {figures['peak_replicas']}, {figures['scale_ups']} times"
         f" up and {figures['scale_downs']} down"
     )
     for name, key, unit in (("TTFT", "ttft_s", "s"), ("TPOT", "tpot_ms", "ms"), ("E2E", "e2e_s", "s")):

@@ -20,6 +20,9 @@ _DIVISORS = frozenset({
 })  # fmt: skip
 
 
+_WORDS = {"predictor": ("constant", "linear")}
+
+
 class BadPolicy(ValueError):
     """A policy or parameter that does not exist; the message lists what does."""
 
@@ -87,7 +90,7 @@ class Policy(ABC):
             raise BadPolicy(f"policy {self.name}: has no parameter {', '.join(unknown)}; there are {there}")
         for key, value in (params or {}).items():
             if isinstance(self.defaults[key], str):
-                good, right = isinstance(value, str), f"a word, such as {self.defaults[key]}"
+                good, right = value in _WORDS[key], " or ".join(_WORDS[key])
             else:
                 good = isinstance(value, int | float) and not isinstance(value, bool)
                 good = good and (value > 0 if key in _DIVISORS else value >= 0) and value < inf

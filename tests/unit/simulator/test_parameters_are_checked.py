@@ -1,4 +1,4 @@
-"""Every parameter of every rule may be 0, or is refused at 0 in words: none fails in the middle of a run."""
+"""A parameter of a rule runs or is refused in words: 0 fails no run in the middle, and an unknown word is not the usual one."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ NUMBERS = [
     for key, usual in policies.make(name, SETTING).defaults.items()
     if not isinstance(usual, str)
 ]
+
+
+def test_a_word_that_no_rule_knows_is_refused():
+    with pytest.raises(policies.BadPolicy, match="predictor was 'best'; it must be constant or linear"):
+        policies.make("dynamo-throughput", SETTING, {"predictor": "best"})
 
 
 @pytest.mark.parametrize(("policy", "key"), NUMBERS)
