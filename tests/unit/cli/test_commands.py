@@ -148,6 +148,20 @@ def test_what_can_not_be_is_said_in_words(
     assert message in output(capsys)
 
 
+def test_the_operator_says_that_no_api_server_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, named = tmp_path / "config", {"cluster": "c", "user": "u"}
+    file.write_text(
+        json.dumps({
+            "apiVersion": "v1", "kind": "Config", "current-context": "a", "contexts": [{"name": "a", "context": named}],
+            "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:9"}}], "users": [{"name": "u", "user": {}}],
+        })
+    )  # fmt: skip
+    assert run([*OPERATOR, "--kubeconfig", str(file)]) == 1
+    said = output(capsys)
+    assert "operator: no API server answers at http://127.0.0.1:9" in said
+    assert "fault of ours" not in said
+
+
 def test_record_makes_a_trace_without_content(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log, out = tmp_path / "access.jsonl", tmp_path / "t.jsonl.gz"
     row = {
