@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from bench.autoscalers import PROFILE, trace
+from bench.autoscalers import PROFILE, absent, trace
 from bench.forecast import header
 
 from reasonscale.scaling import outlook
@@ -185,6 +185,8 @@ def main() -> int:
     parser.add_argument("--data", default="../shared/data")
     parser.add_argument("--traces", default=",".join(TRACES))
     args = parser.parse_args()
+    if lacking := absent(args.traces.split(","), args.data):
+        parser.error(f"trace {', '.join(lacking)} is not under --data {args.data}")
     rows = []
     for name in args.traces.split(","):
         for variant in VARIANTS:

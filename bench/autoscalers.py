@@ -85,6 +85,17 @@ def trace(name: str, data: str, seed: int) -> Workload:
     raise SystemExit(f"no trace {name!r}")
 
 
+def absent(names: Iterable[str], data: str) -> list[str]:
+    """Return those of the traces whose folders are not under `data`."""
+    folders = {"m-small-r1": ("servegen_m_small",), "azure-r1": ("azure2023",)}
+    return [
+        name
+        for name in names
+        if name not in workload.BUILT_IN
+        and not all((Path(data) / "traces" / f).is_dir() for f in ("servegen_deepseek_r1", *folders.get(name, ())))
+    ]
+
+
 Job = tuple[str, str, str, float, int, str]  # trace, policy, its parameters as JSON, cold start, seed, data
 
 
@@ -352,9 +363,11 @@ def main() -> int:
         compare(list(QUICK), [120.0], [1], args.data, "autoscalers-quick", processes=args.processes)
         return 0
     names = args.traces.split(",") if args.traces else [*SYNTHETIC, *REAL]
-    if not (Path(args.data) / "traces").is_dir():
-        names = [n for n in names if n in workload.BUILT_IN]
-        print(f"{args.data}/traces is not there: the synthetic traces only", file=sys.stderr)
+    if lacking := absent(names, args.data):
+        if args.traces:
+            parser.error(f"trace {', '.join(lacking)} is not under --data {args.data}")
+        names = [n for n in names if n not in lacking]
+        print(f"left out, not under --data {args.data}: {', '.join(lacking)}", file=sys.stderr)
     colds, seeds = ([kind(x) for x in text.split(",")] for kind, text in ((float, args.cold_starts), (int, args.seeds)))
     command = f"full --traces {','.join(names)} --cold-starts {args.cold_starts} --seeds {args.seeds} --out {args.out}"
     compare(names, colds, [int(s) for s in seeds], args.data, args.out, only, args.processes, command)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench.autoscalers import AIM, PROFILE, trace, tuned
+from bench.autoscalers import AIM, PROFILE, absent, trace, tuned
 from bench.forecast import header
 
 from reasonscale.simulator import bounds, policies
@@ -111,6 +111,8 @@ def main() -> int:
     parser.add_argument("--data", default="../shared/data")
     parser.add_argument("--trace", default="r1-0-6h", help="of several hours, of the benchmark's")
     args = parser.parse_args()
+    if absent([args.trace], args.data):
+        parser.error(f"trace {args.trace} is not under --data {args.data}")
     work, profile = trace(args.trace, args.data, 1), load_profile(PROFILE)
     options = Options(cold_start_s=120.0, seed=1)
     found = {}

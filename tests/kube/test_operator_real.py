@@ -144,11 +144,11 @@ def test_wrong_input_is_said_at_once(tmp_path: Path) -> None:
     ]
     for more, words in (
         (["--kubeconfig", str(tmp_path / "none")], "there is no such file"),
-        (["--default-mode", "auto"], "it must be Auto or Recommend"),
+        (["--default-mode", "auto"], "there are Auto, Recommend"),
         ([], "this is no pod"),
-        (["--prometheus-url", "prometheus:9090"], "it must begin with http:// or https://"),
+        (["--prometheus-url", "prometheus:9090"], "it must be http://host:port or https://host:port"),
         (["--prometheus-ca-file", str(tmp_path / "none")], "--prometheus-ca-file was"),
-        (["--lease-seconds", "2"], "it must be at least 5"),
+        (["--lease-seconds", "2"], "it must be 5 or more"),
     ):
         env = {k: v for k, v in os.environ.items() if k != "KUBERNETES_SERVICE_HOST"}
         done = subprocess.run([*base, *more], capture_output=True, text=True, timeout=60, env=env, check=False)

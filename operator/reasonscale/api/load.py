@@ -51,12 +51,28 @@ def load_models(path: Path | str) -> list[ReasoningModel]:
         documents = [d for d in yaml.safe_load_all(path.read_text()) if d is not None]
     except FileNotFoundError:
         raise InvalidResource([Problem("", "there is no such file")]) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except IsADirectoryError:
+        raise InvalidResource([Problem("", "is a folder; name the files in it, such as examples/*.yaml")]) from None
+    except OSError as error:
+        raise InvalidResource([Problem("", f"can't be read: {error.strerror}")]) from None
+    except UnicodeDecodeError as error:
         raise InvalidResource([Problem("", f"can't be read: {error}")]) from None
+    except RecursionError:
+        raise InvalidResource([Problem("", "lists or maps are nested too deeply")]) from None
+    except ValueError as error:  # a number of thousands of digits, a date that is none
+        raise InvalidResource([Problem("", f"holds a value that can't be: {str(error).partition(';')[0]}")]) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
         raise InvalidResource([Problem("", f"is no YAML{where}: {getattr(error, 'problem', None) or error}")]) from None
     if not documents:
         raise InvalidResource([Problem("", "is empty: it must hold a ReasoningModel")])
-    return [parse(document, path.parent) for document in documents]
+    models = [parse(document, path.parent) for document in documents]
+    names = [(model.metadata.namespace, model.metadata.name) for model in models]
+    twice = [
+        Problem("metadata.name", f"{name} stands {names.count((space, name))} times; the last would replace the others")
+        for space, name in dict.fromkeys(names) if names.count((space, name)) > 1
+    ]  # fmt: skip
+    if twice:
+        raise InvalidResource(twice)
+    return models

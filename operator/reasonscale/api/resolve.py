@@ -93,13 +93,14 @@ class Resolved:
     down_interval_s: float
     start_timeout_s: float
     drain_s: float
+    rollout: str
     engine_args: Mapping[str, str | int | float | bool]
     sleep: ResolvedSleep | None = None  # scaleToZero; it takes minReplicas 0 to use it
 
     def _gpus(self) -> str:
         if self.gpu_share < 1.0:
             return f"{self.gpu_share:.0%} of a GPU each"
-        return f"{self.gpus_per_replica} GPUs each in a cluster"
+        return f"{self.gpus_per_replica} GPU{'s' * (self.gpus_per_replica > 1)} each in a cluster"
 
     @property
     def gpu_memory_utilization(self) -> float:
@@ -124,6 +125,8 @@ class Resolved:
             f"model      {self.served_name} from {self.model_source}, context {self.max_model_len} tokens",
             f"reasoning  {thinking}" + (f"; efforts {efforts}" if r.parser else ""),
             f"replicas   {self.min_replicas} to {self.max_replicas}, {self.mode}, {self._gpus()}{asleep}",
+            f"engine     max_num_seqs {self.max_num_seqs}, max_num_batched_tokens {self.max_num_batched_tokens}",
+            f"lifecycle  start within {self.start_timeout_s:g} s, drain up to {self.drain_s:g} s, rollout {self.rollout}",
             f"objectives TTFT {self.ttft_s:g} s, TPOT {self.tpot_s * 1000:g} ms, queue {self.max_queue_s:g} s, for {self.attainment:.0%}",
         ]
 
@@ -247,6 +250,7 @@ def resolve(model: ReasoningModel, base: Path | None = None) -> Resolved:
         kv_headroom=scaling.kv_headroom_percent / 100,
         up_max_factor=float(rates.up_max_factor), up_max_step=rates.up_max_step, down_max_step=rates.down_max_step,
         down_stable_s=seconds(rates.down_stable), down_interval_s=seconds(rates.down_interval),
-        start_timeout_s=seconds(scaling.start_timeout), drain_s=seconds(spec.drain.max), engine_args=args,
+        start_timeout_s=seconds(scaling.start_timeout), drain_s=seconds(spec.drain.max), rollout=spec.rollout.strategy,
+        engine_args=args,
         sleep=_sleep(scaling.scale_to_zero),
     )  # fmt: skip

@@ -8,6 +8,9 @@ from typing import Any
 
 from rich.console import Console
 
+from reasonscale.api.scaling_spec import EFFORT_NAMES
+from reasonscale.cli.checks import endpoint, number, one_of
+
 
 def chat(
     prompt: str | None = None, *, url: str = "http://127.0.0.1:8000", model: str | None = None, effort: str | None = None,
@@ -31,6 +34,11 @@ def chat(
     import httpx
     import openai
 
+    url = endpoint("--url", url)
+    if effort is not None:
+        one_of("--effort", effort, EFFORT_NAMES)
+    if budget is not None:
+        number("--budget", budget, 0)
     out = Console(highlight=False, soft_wrap=True, markup=False)
     err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
     # No proxy of the environment: the endpoint is the one that was named.
@@ -39,7 +47,6 @@ def chat(
     if effort is not None:
         extra["reasoning_effort"] = effort
     try:
-        httpx.URL(url)
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, http_client=http)
         if model is None:
             names = [m.id for m in client.models.list()]
@@ -55,9 +62,6 @@ def chat(
         while line := input("> ").strip():
             _ask(client, model, line, extra, out)
         return 0
-    except httpx.InvalidURL as error:
-        err.print(f"chat: --url was {url!r}: {error}")
-        return 2
     except openai.APIConnectionError as error:
         if isinstance(error.__cause__, (httpx.ReadError, httpx.ReadTimeout, httpx.RemoteProtocolError)):
             out.print()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from cyclopts import Parameter
 
+from reasonscale.cli.checks import BadOption, number
 from reasonscale.render.context import PodSize, SecretKey
 
 
@@ -54,7 +56,14 @@ class ClusterOptions:
     ingress_replicas: int = 2
 
     def given(self) -> dict[str, Any]:
-        """Return them as a Context takes them; ValueError that names the flag."""
+        """Return them as a Context takes them; BadOption that names the flag."""
+        for flag, image in (("--image", self.image), ("--code-image", self.code_image)):
+            if not re.fullmatch(r"[\w.:/@-]+", image, re.ASCII):
+                raise BadOption(f"{flag} was {image!r}; it must be an image's name, such as registry/name:tag")
+        if self.redis_address is not None and not re.fullmatch(
+            r"(rediss?://)?[\w.-]+:\d{1,5}", self.redis_address, re.ASCII
+        ):
+            raise BadOption(f"--redis-address was {self.redis_address!r}; it must be host:port, such as redis:6379")
         out: dict[str, Any] = {
             "image": self.image, "code_image": self.code_image, "cpu": self.cpu, "rdma": self.rdma,
             "redis_address": self.redis_address, "ingress_replicas": self.ingress_replicas,
@@ -66,14 +75,13 @@ class ClusterOptions:
             try:
                 out[name] = PodSize(*size)
             except ValueError as error:
-                raise ValueError(f"--{name}-{str(error).replace('CPU', 'cpu')}") from None
-        if not 1 <= self.ingress_replicas <= 16:
-            raise ValueError(f"--ingress-replicas was {self.ingress_replicas}; must be 1 to 16")
+                raise BadOption(f"--{name}-{str(error).replace('CPU', 'cpu')}") from None
+        number("--ingress-replicas", self.ingress_replicas, 1, 16)
         if self.redis_password_secret is not None:
             if self.redis_address is None:
-                raise ValueError("--redis-password-secret is given and --redis-address is not")
+                raise BadOption("--redis-password-secret is given and --redis-address is not")
             try:
                 out["redis_password"] = SecretKey.of(self.redis_password_secret)
             except ValueError as error:
-                raise ValueError(f"--redis-password-secret {error}") from None
+                raise BadOption(f"--redis-password-secret {error}") from None
         return out

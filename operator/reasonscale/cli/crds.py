@@ -7,6 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from reasonscale.cli.checks import BadOption
+
 
 def crds(*, out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None) -> int:
     """Print the CustomResourceDefinition, or write it into a folder.
@@ -21,7 +23,10 @@ def crds(*, out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None)
     if out is None:
         print(as_yaml(), end="")
         return 0
-    out.mkdir(parents=True, exist_ok=True)
-    (out / FILE_NAME).write_text(as_yaml())
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / FILE_NAME).write_text(as_yaml())
+    except OSError as error:
+        raise BadOption(f"--out was {out}; it can't be written to: {error.strerror}") from None
     print(f"written to {out / FILE_NAME}")
     return 0

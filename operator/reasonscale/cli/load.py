@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import signal
 import sys
 import time
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+
+from reasonscale.cli.checks import endpoint, number, one_of, output
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -56,7 +57,7 @@ async def _model(url: str, model: str | None, err: Console) -> str | None:
     try:
         async with httpx.AsyncClient(base_url=url, timeout=10, trust_env=False) as http:
             names = [m["id"] for m in (await http.get("/v1/models")).json()["data"]]
-    except (httpx.HTTPError, ValueError, KeyError, TypeError, httpx.InvalidURL) as error:
+    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
         err.print(
             f"load: no OpenAI endpoint answers at {url} ({type(error).__name__}); start one with: reasonscale up FILE"
         )
@@ -122,19 +123,19 @@ async def _load(
     report: Path | None,
 ) -> int:
     from reasonscale.load.client import rows, send, summarize
-    from reasonscale.load.trace import WORKLOADS, BadTrace, from_trace
+    from reasonscale.load.rows import BadTrace
+    from reasonscale.load.trace import WORKLOADS, from_trace
     from reasonscale.load.trace import workload as make
 
     out = Console(highlight=False, soft_wrap=True, markup=False)
     err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
-    if not (0 < rate < math.inf and 0 < duration < math.inf):
-        err.print("load: --rate and --duration must be greater than 0, and numbers")
-        return 2
+    url = endpoint("--url", url)
+    number("--rate", rate, 0, above=True)
+    number("--duration", duration, 0, above=True)
+    one_of("--workload", workload, WORKLOADS)
+    output("--report", report, *([trace] if trace else []))
     if rate * duration > MAX_REQUESTS:
         err.print(f"load: --rate times --duration is {rate * duration:g} requests; at most {MAX_REQUESTS:,}")
-        return 2
-    if workload not in WORKLOADS:
-        err.print(f"load: --workload was {workload!r}; there are {', '.join(WORKLOADS)}")
         return 2
     try:
         plans = from_trace(trace) if trace is not None else make(workload, rate, duration, seed)

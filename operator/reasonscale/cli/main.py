@@ -10,6 +10,12 @@ import traceback
 from importlib import import_module
 from typing import Final
 
+from reasonscale.cli.checks import BadOption
+
+# Of the commands that read resources: `-` is what comes in, as for kubectl.
+STDIN: Final = "/dev/stdin"
+READ_RESOURCES: Final = ("validate", "render", "plan", "up")
+
 # Each command's function, imported when it is called: `validate` must not wait for an engine's imports.
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "up": ("reasonscale.cli.up:up", "Serve models on this machine and scale them by their chain of thought."),
@@ -64,6 +70,8 @@ def _run(name: str, arguments: list[str]) -> int:
         name=f"reasonscale {name}", help_flags=["--help", "-h"], version_flags=[], result_action="return_value"
     )
     app.default(getattr(import_module(module), function))
+    if name in READ_RESOURCES:
+        arguments = [STDIN if a == "-" else a for a in arguments]
     try:
         result = app(arguments, exit_on_error=False, print_error=True)
     except cyclopts.CycloptsError:
@@ -86,6 +94,9 @@ def run(argv: list[str]) -> int:
         return 2
     try:
         return _run(name, argv[1:])
+    except BadOption as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

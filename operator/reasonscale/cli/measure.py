@@ -24,9 +24,6 @@ def measure(
     """Measure, write the profile to `out` and the measurements to `report`; 2 where the input or the machine won't do."""
     if out is None:
         raise BadProfile("--out is missing; it must name the profile to write, such as my-gpu.json")
-    for path in (out, report):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise BadProfile(f"{path}: there is no folder {path.parent} to write it to")
     try:
         models = load_models(file)
         if len(models) != 1:

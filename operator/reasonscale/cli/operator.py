@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+from reasonscale.cli.checks import BadOption, endpoint, label, number, one_of
 from reasonscale.cli.cluster_options import ClusterOptions
 
 
@@ -53,24 +54,13 @@ def operator(
     lease_seconds
         How long a Lease that is not renewed stays taken; at least 5.
     """
-    if lease_seconds < 5:
-        print(f"operator: --lease-seconds was {lease_seconds}; it must be at least 5", file=sys.stderr)
-        return 2
-    if default_mode not in ("Auto", "Recommend"):
-        print(f"operator: --default-mode was {default_mode!r}; it must be Auto or Recommend", file=sys.stderr)
-        return 2
-    if not 0 < prometheus_scrape_interval <= 30:
-        print(
-            f"operator: --prometheus-scrape-interval was {prometheus_scrape_interval:g}; it must be at most 30",
-            file=sys.stderr,
-        )
-        return 2
-    if prometheus_url is not None and not prometheus_url.startswith(("http://", "https://")):
-        print(
-            f"operator: --prometheus-url was {prometheus_url!r}; it must begin with http:// or https://",
-            file=sys.stderr,
-        )
-        return 2
+    number("--lease-seconds", lease_seconds, 5)
+    one_of("--default-mode", default_mode, ("Auto", "Recommend"))
+    number("--prometheus-scrape-interval", prometheus_scrape_interval, 0, 30, above=True)
+    prometheus_url = None if prometheus_url is None else endpoint("--prometheus-url", prometheus_url)
+    for flag, name in (("--namespace", namespace), ("--operator-namespace", operator_namespace)):
+        if name is not None:
+            label(flag, name)
     for flag, file in (
         ("--kubeconfig", kubeconfig), ("--prometheus-ca-file", prometheus_ca_file), ("--prometheus-token-file", prometheus_token_file),
     ):  # fmt: skip
@@ -88,13 +78,8 @@ def operator(
     logging.getLogger("httpx").setLevel(logging.WARNING)  # and this one of each query
     from reasonscale.controller.model_loop import Settings
 
-    try:
-        given = options.given()
-    except ValueError as error:
-        print(f"operator: {error}", file=sys.stderr)
-        return 2
     settings = Settings(
-        default_mode=default_mode, namespace=operator_namespace, freeze=freeze, direct=prometheus_url is None, **given
+        default_mode=default_mode, namespace=operator_namespace, freeze=freeze, direct=prometheus_url is None, **options.given()
     )  # fmt: skip
     from reasonscale.signals.sources import Prometheus
 
@@ -110,12 +95,11 @@ def operator(
             print(f"operator: {flag} was {port}; {problem}", file=sys.stderr)
             return 2
     lease = (lease_name, lease_seconds) if leader_election else None
-    asyncio.run(
+    return asyncio.run(
         _run(
             settings, prometheus or None, namespace, kubeconfig, listen, health_port, metrics_port, lease
         )
     )  # fmt: skip
-    return 0
 
 
 def _taken(host: str, port: int) -> str | None:
@@ -134,7 +118,7 @@ def _taken(host: str, port: int) -> str | None:
 async def _run(
     settings: object, prometheus: object, namespace: str | None, kubeconfig: Path | None, listen: str,
     health_port: int, metrics_port: int, lease: tuple[str, int] | None,
-) -> None:  # fmt: skip
+) -> int:  # fmt: skip
     import socket
     import uuid
     from collections.abc import Callable, Coroutine
@@ -145,7 +129,7 @@ async def _run(
 
     from reasonscale.autoscaler_metrics import DecisionMetrics
     from reasonscale.controller.health import serve
-    from reasonscale.controller.kube import Kube
+    from reasonscale.controller.kube import Kube, NoCluster
     from reasonscale.controller.leader import Leader
     from reasonscale.controller.metrics import OperatorMetrics
     from reasonscale.controller.model_loop import Settings
@@ -156,7 +140,13 @@ async def _run(
     assert prometheus is None or isinstance(prometheus, Prometheus)
     if kubeconfig is not None:
         os.environ["KUBECONFIG"] = str(kubeconfig)  # where kopf looks for it
-    kube = await Kube.connect(kubeconfig)
+    try:
+        kube = await Kube.connect(kubeconfig)
+    except ValueError as error:
+        raise BadOption(str(error)) from None
+    except NoCluster as error:
+        print(f"operator: {error}", file=sys.stderr)
+        return 1
     metrics = CollectorRegistry()
     server, thread = start_http_server(metrics_port, addr=listen, registry=metrics)
     manager = Manager(kube, prometheus, settings, DecisionMetrics(metrics), OperatorMetrics(metrics), namespace)
@@ -183,3 +173,4 @@ async def _run(
         await health.cleanup()
         await manager.close()
         await kube.close()
+    return 0

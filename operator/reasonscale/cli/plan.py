@@ -9,10 +9,20 @@ from typing import Any
 
 from rich.console import Console
 
+from reasonscale.cli.checks import number, output
+from reasonscale.cli.simulate import DAY_S
+
 RIVALS = ("hpa", "knative-kpa", "ray-serve", "llm-d-slo-aware")
 # Weights of the shapes that the shipped profiles were measured on, in bytes.
-MEASURED = {"qwen2-1.5b-h200": 3.1e9, "qwen2-7b-h200": 15.2e9, "qwen2-32b-h200": 65.5e9}
+MEASURED = {"qwen2-1.5b-h200": 3.1e9, "qwen2-7b-h200": 15.2e9, "qwen2-7b-h100": 15.2e9, "qwen2-32b-h200": 65.5e9}
 PROMPT_TOKENS = 500
+SPEED = (
+    "requests_at_once",
+    "step_ms",
+    "tokens_per_s",
+    "requests_per_s_within_objectives",
+    "tokens_per_s_within_objectives",
+)
 MOST_APART = 2.5  # times in weights, beyond which one model's speed says nothing of another's
 
 
@@ -45,10 +55,13 @@ def plan(
     from reasonscale.simulator.profile import BadProfile
     from reasonscale.simulator.workload import BadWorkload
 
+    number("--cold-start", cold_start, 0, DAY_S)
+    number("--seed", seed, 0)
+    output("--json", json, file)
     out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         found = [
-            _plan(model, resolve(model, file.parent), trace, profile, cold_start, seed, out)
+            _plan(model, resolve(model, file.parent), file.parent, trace, profile, cold_start, seed, out)
             for model in load_models(file)
         ]
     except InvalidResource as error:
@@ -67,31 +80,59 @@ def plan(
     return 0
 
 
-def _profile(model: Any, name: str | None) -> tuple[Any, str]:
-    """Return the profile to plan with and, where nobody named one, why this one."""
+def _profile(model: Any, base: Path, name: str | None) -> tuple[Any, str]:
+    """Return the profile to plan with and, where nobody named one, why this one or none."""
     from math import log
 
-    from reasonscale.api.sizes import size_of
+    from reasonscale.api.resolve import local_folder
+    from reasonscale.api.sizes import size_in, size_of
     from reasonscale.simulator.profile import load
 
     if name is not None:
         return load(name), ""
-    size = size_of(model.spec.model.uri)
-    weights = size.weight_bytes if size else MEASURED["qwen2-7b-h200"]
-    near = min(MEASURED, key=lambda n: abs(log(MEASURED[n] / weights)))
-    if abs(log(MEASURED[near] / weights)) > log(MOST_APART):
-        return None, (
-            f"no shipped profile is near {size.name if size else 'it'} in size: its speed is not known; --profile takes one"
-            " of your own GPU"
+    folder = local_folder(model, base)
+    size = size_of(model.spec.model.uri) or (size_in(folder) if folder is not None else None)
+    own = "--profile takes one of your own GPU"
+    if size is None:
+        return None, f"the model's size is not known, so neither is its speed; {own}"
+    apart = {n: abs(log(weights / size.weight_bytes)) for n, weights in MEASURED.items()}
+    near = [n for n in MEASURED if apart[n] <= log(MOST_APART)]
+    if not near:
+        return None, f"no shipped profile is near {size.name} in size: its speed is not known; {own}"
+    product = model.spec.accelerator.product or ""
+    best = min(near, key=lambda n: (_gpu(n) not in product, apart[n]))
+    return load(best), f"profile {best}, since {size.name}'s weights are nearest to its model's; {own}"
+
+
+def _gpu(profile: str) -> str:
+    """Return the GPU that a shipped profile was measured on, from its name."""
+    return profile.rpartition("-")[2].upper()
+
+
+def _assumed(profile: Any, gpus: int, product: str | None) -> str | None:
+    """Return in words what the figures suppose beside the profile; None where nothing is."""
+    found = []
+    if gpus != profile.gpus_per_replica:
+        found.append(
+            f"a step on {gpus} GPUs takes what it took on {profile.gpus_per_replica}: the profile has no other, and tensor"
+            " parallelism would shorten it"
         )
-    said = f"{size.name}'s weights are nearest to its model's" if size else "the model's size is not known"
-    return load(near), f"profile {near}, since {said}; --profile takes one of your own GPU"
+    if profile.name in MEASURED and product and _gpu(profile.name) not in product:
+        found.append(f"{product} is as fast as the profile's {_gpu(profile.name)}")
+    return "supposed: " + "; ".join(found) if found else None
 
 
 def _plan(
-    model: Any, resolved: Any, trace: str | None, profile: str | None, cold_start: float, seed: int, out: Console
+    model: Any,
+    resolved: Any,
+    base: Path,
+    trace: str | None,
+    profile: str | None,
+    cold_start: float,
+    seed: int,
+    out: Console,
 ) -> dict[str, Any]:
-    used, why = _profile(model, profile)
+    used, why = _profile(model, base, profile)
     if used is None and trace is not None:
         from reasonscale.simulator.profile import BadProfile
 
@@ -113,20 +154,25 @@ def _plan(
         "kv_tokens": kv,
         "chains_of_default_budget": kv // whole,
         "chains_of_largest_budget": kv // largest,
-        "requests_within_objectives": None,
-        "tokens_per_s_within_objectives": None,
+        **dict.fromkeys(SPEED),
     }
     out.print(
-        f"{resolved.name}: at least {figures['gpus_least']} GPUs ({max(1, resolved.min_replicas)} x {gpus}), at most"
-        f" {figures['gpus_most']}",
+        f"{resolved.name}: at least {figures['gpus_least']} GPU{'s' * (figures['gpus_least'] > 1)}"
+        f" ({max(1, resolved.min_replicas)} x {gpus}), at most {figures['gpus_most']}",
         markup=False,
     )
     if why:
         out.print(f"  {why}", markup=False)
     if used is not None:
+        assumed = _assumed(used, gpus, model.spec.accelerator.product)
         used = replace(used, kv_tokens=kv, gpus_per_replica=max(1, gpus))
         named = "max_num_batched_tokens" in model.spec.engine.args
-        figures |= _speed(resolved, used, 0.5 * (chain + reasoning.answer_reserve), named, out)
+        figures |= _speed(resolved, used, (PROMPT_TOKENS, chain, reasoning.answer_reserve), named, seed, out)
+        if assumed:
+            out.print(f"  {assumed}", markup=False)
+    if not kv:
+        out.print("  the size of its KV cache is not known: name spec.accelerator.product, or --profile")
+        return figures
     out.print(
         f"  its KV cache holds {kv:,} tokens: {kv // whole} chains of the default budget ({chain:,} tokens and"
         f" {reasoning.answer_reserve:,} of answer), {kv // largest} of the largest ({largest:,} in all)"
@@ -150,12 +196,24 @@ def _objectives(resolved: Any) -> Any:
     )  # fmt: skip
 
 
-def _speed(resolved: Any, profile: Any, made: float, named: bool, out: Console) -> dict[str, Any]:
-    """Say and return what one replica makes with requests that have made so many tokens in the mean."""
+def _options(resolved: Any, **more: Any) -> Any:
+    from reasonscale.simulator.run import Options
+
+    return Options(
+        objectives=_objectives(resolved), max_num_seqs=resolved.max_num_seqs,
+        max_num_batched_tokens=resolved.max_num_batched_tokens, **more,
+    )  # fmt: skip
+
+
+def _speed(
+    resolved: Any, profile: Any, lengths: tuple[int, int, int], named: bool, seed: int, out: Console
+) -> dict[str, Any]:
+    """Say and return what one replica does with requests of so many tokens of prompt, chain and answer."""
     from reasonscale.scaling.capacity import AIM
     from reasonscale.scaling.chunk import chunk_of
     from reasonscale.simulator.policies import Setting
     from reasonscale.simulator.policies.models import seats_at
+    from reasonscale.simulator.sustained import requests_per_s
 
     setting = Setting(
         profile, _objectives(resolved), 1, 1, 1.0, ("default",), resolved.max_num_seqs, resolved.max_num_batched_tokens
@@ -166,11 +224,22 @@ def _speed(resolved: Any, profile: Any, made: float, named: bool, out: Console) 
             f"  no number of replicas meets objectives.tpot {resolved.tpot_s * 1e3:g} ms: one request alone takes"
             f" {step.a * 1e3:.0f} ms a token; set it to {1.5 * step.a * 1e3:.0f}ms or more, or use more GPUs a replica"
         )
-        return {"requests_within_objectives": 0, "tokens_per_s_within_objectives": 0}
-    seats = seats_at(setting, PROMPT_TOKENS + made, tpot)
+        return dict.fromkeys(SPEED, 0)
+    prompt, made = lengths[0], lengths[1] + lengths[2]
+    context = prompt + made / 2.0
+    seats = int(seats_at(setting, context, tpot))
+    tables = profile.tables(resolved.max_num_seqs)
+    took = float(tables.base[seats] + tables.slope[seats] * seats * context)
+    rate = requests_per_s(
+        profile, _options(resolved, seed=seed), seats / (made * took), seats, lengths, resolved.attainment
+    )
     out.print(
-        f"  a replica makes about {seats / tpot:,.0f} tokens/s for {int(seats)} requests at once, within"
-        f" {resolved.tpot_s * 1e3:g} ms a token, on the GPU of {profile.name}"
+        f"  on the GPU of {profile.name}, a replica has room for {seats} requests at once; a step then takes"
+        f" {took * 1e3:.1f} ms, which is {seats / took:,.0f} tokens/s"
+    )
+    out.print(
+        f"  alone it serves {rate:.3g} requests/s of {prompt:,} + {made:,} tokens, {rate * made:,.0f} tokens/s, with"
+        f" {resolved.attainment:.0%} within every objective (simulated, Poisson arrivals)"
     )
     chunk = chunk_of(setting.step, setting.objectives, resolved.max_num_seqs, profile.max_num_batched_tokens)
     if not named and chunk.tokens != resolved.max_num_batched_tokens:
@@ -179,8 +248,11 @@ def _speed(resolved: Any, profile: Any, made: float, named: bool, out: Console) 
             f" {chunk.reason}"
         )
     return {
-        "requests_within_objectives": int(seats),
-        "tokens_per_s_within_objectives": round(seats / tpot),
+        "requests_at_once": seats,
+        "step_ms": round(took * 1e3, 2),
+        "tokens_per_s": round(seats / took),
+        "requests_per_s_within_objectives": round(rate, 4),
+        "tokens_per_s_within_objectives": round(rate * made),
         "max_num_batched_tokens": resolved.max_num_batched_tokens if named else chunk.tokens,
     }
 
@@ -189,10 +261,9 @@ def _traced(trace: str, profile: Any, resolved: Any, cold_start: float, seed: in
     from reasonscale.simulator import bounds, policies, run, workload
 
     work = workload.load(trace, seed=seed)
-    options = run.Options(
-        cold_start_s=cold_start, min_replicas=max(1, resolved.min_replicas), max_replicas=max(1, resolved.max_replicas),
-        seed=seed, objectives=_objectives(resolved), max_num_seqs=resolved.max_num_seqs,
-        max_num_batched_tokens=resolved.max_num_batched_tokens,
+    options = _options(
+        resolved, cold_start_s=cold_start, min_replicas=max(1, resolved.min_replicas),
+        max_replicas=max(1, resolved.max_replicas), seed=seed,
     )  # fmt: skip
     out.print(
         f"  {work.name}: {len(work.arrival_s):,} requests, {options.min_replicas} to {options.max_replicas} replicas,"

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 
+from reasonscale.cli.checks import output
+
 if TYPE_CHECKING:
     from reasonscale.simulator.profile import Profile
 
@@ -39,6 +41,8 @@ def profile(
     """
     from reasonscale.simulator.profile import BadProfile
 
+    output("--out", out, file)
+    output("--json", json, file)
     console, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         if action == "measure":

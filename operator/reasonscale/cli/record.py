@@ -4,80 +4,82 @@ from __future__ import annotations
 
 import gzip
 import json
-import math
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.console import Console
 
-_WANTED = ("time", "prompt_tokens", "reasoning_tokens", "answer_tokens", "status")
+from reasonscale.cli.checks import BadOption, one_of, output
 
 
-def record(*, log: Path, output: Annotated[Path, Parameter(name=["--output", "-o"])]) -> int:
+def record(
+    *, log: Path, output_: Annotated[Path, Parameter(name=["--output", "-o"])], model: str | None = None
+) -> int:  # fmt: skip
     """Make a trace (t, input, reasoning, answer, cls) from the ingress' access log, for the simulator or `load`.
 
     Parameters
     ----------
     log
         The access log: one JSON object a line.
-    output
+    output_
         The trace to write; `.gz` compresses it.
+    model
+        Only requests to this model; required where the log has several.
     """
+    from reasonscale.load.rows import BadRow, BadTrace, number, read, tokens
+
+    output("--output", output_, log)
     out = Console(highlight=False, soft_wrap=True, markup=False)
     err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
-    try:
-        lines = log.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        err.print(f"record: {log}: can't be read: {error.strerror}")
-        return 2
-    except UnicodeDecodeError as error:
-        err.print(f"record: {log}: can't be read: it is not UTF-8: {error.reason} at byte {error.start}")
-        return 2
     rows, bad, left = [], 0, 0
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            values = {k: float(row[k]) for k in _WANTED}
-            if not all(map(math.isfinite, values.values())):
-                raise ValueError("not a finite number")
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-            bad += 1
-            err.print(f"record: {log}: line {number}: left out: {type(error).__name__} {error}")
-            continue
-        if values["status"] != 200:
-            left += 1
-            continue
-        rows.append(
-            (
-                values["time"],
-                int(values["prompt_tokens"]),
-                int(values["reasoning_tokens"]),
-                int(values["answer_tokens"]),
-                str(row.get("cls", "")),
-            )
-        )
-    if not rows:
+    models: Counter[str] = Counter()
+    try:
+        for line, row in read(log):
+            try:
+                if isinstance(row, BadRow):
+                    raise row
+                if number(row, "status", "an HTTP status, such as 200") != 200:
+                    left += 1
+                    continue
+                found = (
+                    number(row, "time", "seconds since 1970"), tokens(row, "prompt_tokens"),
+                    tokens(row, "reasoning_tokens"), tokens(row, "answer_tokens"), str(row.get("cls") or ""),
+                )  # fmt: skip
+            except BadRow as error:
+                bad += 1
+                err.print(f"record: {log}: line {line}: {error}; left out")
+                continue
+            name = str(row.get("model") or "")
+            models[name] += 1
+            if model in (None, name):
+                rows.append(found)
+    except BadTrace as error:
+        err.print(f"record: {error}")
+        return 2
+    if not models:
         err.print(f"record: {log}: holds no answered request")
         return 1
+    if model is not None:
+        one_of("--model", model, models)
+    elif len(models) > 1:
+        there = ", ".join(f"{name or '(none)'} ({count})" for name, count in models.most_common())
+        raise BadOption(f"--model is missing; the log has requests to {there}: one trace is of one model")
     rows.sort()
     start = rows[0][0]
-    opener: Any = gzip.open if output.suffix == ".gz" else open
+    opener: Any = gzip.open if output_.suffix == ".gz" else open
     try:
-        with opener(output, "wt", encoding="utf-8") as file:
+        with opener(output_, "wt", encoding="utf-8") as file:
             for t, inp, reasoning, answer, cls in rows:
-                file.write(
-                    json.dumps(
-                        {"t": round(t - start, 3), "input": inp, "reasoning": reasoning, "answer": answer, "cls": cls}
-                    )
-                    + "\n"
-                )
+                made = {"t": round(t - start, 3), "input": inp, "reasoning": reasoning, "answer": answer, "cls": cls}
+                file.write(json.dumps(made) + "\n")
     except OSError as error:
-        err.print(f"record: {output}: can't be written: {error.strerror}")
-        return 2
+        err.print(f"record: {output_}: can't be written: {error.strerror}")
+        return 1
+    others = f", {models.total() - len(rows)} of other models" if model is not None else ""
     out.print(
-        f"{len(rows)} requests over {rows[-1][0] - start:.0f} s written to {output}; left out: {left} not answered, {bad} unreadable"
+        f"{len(rows)} requests over {rows[-1][0] - start:.0f} s written to {output_}; left out: {left} not answered,"
+        f" {bad} unreadable{others}"
     )
     return 1 if bad else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from reasonscale.cli.checks import BadOption, label
 from reasonscale.cli.cluster_options import ClusterOptions
 
 
@@ -37,12 +38,10 @@ def render(
     if not files:
         print("render: name at least one file, such as examples/qwq-32b.yaml", file=sys.stderr)
         return 2
-    try:
-        given = options.given()
-    except ValueError as error:
-        print(f"render: {error}", file=sys.stderr)
-        return 2
+    label("--namespace", namespace)
+    given = options.given()
     documents = []
+    seen: dict[str, Path] = {}  # the file of each name
     for file in files:
         try:
             models = load_models(file)
@@ -51,6 +50,10 @@ def render(
                 print(f"{file}: {problem}", file=sys.stderr)
             return 2
         for model in models:
+            if (first := seen.setdefault(model.metadata.name, file)) is not file:
+                raise BadOption(
+                    f"{file}: metadata.name was {model.metadata.name}; {first} has one of that name: they must differ"
+                )
             resolved = resolve(model, MODELS)
             low, high = resolved.min_replicas, resolved.max_replicas
             wanted = replicas if replicas is not None else resolved.replicas or max(1, low)

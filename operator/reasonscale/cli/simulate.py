@@ -9,7 +9,11 @@ from typing import Annotated, Any
 import cyclopts
 from rich.console import Console
 
+from reasonscale.cli.checks import number, one_of, output
+
 SHOWN_BAD = 5
+DAY_S = 86_400.0
+MOST_SCALE = 1000.0
 
 
 def simulate(
@@ -25,9 +29,9 @@ def simulate(
     Parameters
     ----------
     trace
-        A built-in workload's name, a trace file (ours, Azure's, Mooncake's), or a ServeGen folder.
+        Required: a built-in workload's name, a trace file (ours, Azure's, Mooncake's), or a ServeGen folder.
     profile
-        A shipped hardware profile's name, or a file that `reasonscale profile fit` made.
+        Required: a shipped hardware profile's name, or a file that `reasonscale profile fit` made.
     policy
         reasonscale, another system's rule, static:N, or a bound: clairvoyant, informed, lower-bound.
     params
@@ -59,7 +63,7 @@ def simulate(
     max_num_batched_tokens
         Tokens that an engine's step takes at most, or `objectives`: as `plan` would choose; the profile's when absent.
     list_
-        Name the policies, profiles and built-in workloads.
+        Name the policies, profiles and built-in workloads; nothing else is required then.
     """
     from reasonscale.simulator.policies import BadPolicy
     from reasonscale.simulator.profile import BadProfile
@@ -119,11 +123,20 @@ def _simulate(
         from reasonscale.simulator.profile import BadProfile, shipped
 
         raise BadProfile(f"--profile is missing; there are {', '.join(shipped())}")
-    for name, value, least in (("--cold-start", cold_start, 0.0), ("--scrape", scrape, 1.0)):
-        if not least <= value <= 86_400.0:
-            raise policies.BadPolicy(f"{name} was {value:g}; it must lie between {least:g} and 86400 seconds")
-    if router is not None and router not in ROUTERS:
-        raise policies.BadPolicy(f"--router was {router!r}; there are {', '.join(ROUTERS)}")
+    number("--cold-start", cold_start, 0, DAY_S)
+    number("--scrape", scrape, 1, DAY_S)
+    number("--scale", scale, 0, MOST_SCALE, above=True)
+    number("--time-scale", time_scale, 0, MOST_SCALE, above=True)
+    number("--seed", seed, 0)
+    number("--start", start, 0)
+    if end is not None:
+        number("--end", end, start, above=True)
+    if gpu_price is not None:
+        number("--gpu-price", gpu_price, 0)
+    if router is not None:
+        one_of("--router", router, ROUTERS)
+    for flag, path, ends in (("--json", json, ()), ("--plot", plot, (".png",))):
+        output(flag, path, Path(trace), Path(profile_name), ends=ends)
     low, high = bounds_of(replicas)
     given = _params(params)
     used = load(profile_name)
@@ -222,7 +235,7 @@ def _show(outcome: Any, figures: dict[str, Any], console: Console) -> None:
         f" {figures['attainment_e2e']:.2%})"
     )
     console.print(
-        f"  GPU-hours {figures['gpu_hours']:,.1f}, at most {figures['peak_replicas']} replicas, {figures['scale_ups']} times"
+        f"  GPU-hours {figures['gpu_hours']:,.1f}, replicas at most {figures['peak_replicas']}, {figures['scale_ups']} times"
         f" up and {figures['scale_downs']} down"
     )
     for name, key, unit in (("TTFT", "ttft_s", "s"), ("TPOT", "tpot_ms", "ms"), ("E2E", "e2e_s", "s")):

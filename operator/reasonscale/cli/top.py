@@ -6,6 +6,8 @@ import time
 
 from rich.console import Console
 
+from reasonscale.cli.checks import endpoint
+
 
 def top(*, url: str = "http://127.0.0.1:8787", once: bool = False) -> int:
     """Watch the models that `reasonscale up` serves: queued thought, KV cache, replicas, the last decision in words.
@@ -20,6 +22,7 @@ def top(*, url: str = "http://127.0.0.1:8787", once: bool = False) -> int:
     import httpx
     from rich.live import Live
 
+    url = endpoint("--url", url)
     from reasonscale.local.status import plain, view
 
     out = Console(highlight=False, soft_wrap=True, markup=False)
@@ -42,6 +45,6 @@ def top(*, url: str = "http://127.0.0.1:8787", once: bool = False) -> int:
             while True:
                 screen.update(view(read(), f"reasonscale  {url}", []))
                 time.sleep(1)
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
+    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
         err.print(f"top: nothing answers at {url} ({type(error).__name__}); start it with: reasonscale up FILE")
         return 1

@@ -15,7 +15,7 @@ def validate(*files: Path) -> int:
     Parameters
     ----------
     files
-        YAML files with ReasoningModels.
+        YAML files with ReasoningModels; `-` reads what is piped in.
     """
     from reasonscale.api.load import load_models
     from reasonscale.api.resolve import resolve
@@ -34,12 +34,6 @@ def validate(*files: Path) -> int:
             for problem in error.problems:
                 err.print(f"{file}: {problem}", markup=False)
             continue
-        names = [model.metadata.name for model in models]
-        for name in sorted({n for n in names if names.count(n) > 1}):
-            bad = True
-            err.print(
-                f"{file}: metadata.name: {name} stands {names.count(name)} times; the last would replace the others"
-            )
         for model in models:
             out.print(f"{file}: {model.metadata.name} is valid", markup=False)
             for line in resolve(model, Path(file).parent).as_lines():

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
+import yaml
 from kubernetes.aio import client, config
 from kubernetes.aio.dynamic import DynamicClient
 from kubernetes.aio.dynamic.exceptions import DynamicApiError, NotFoundError, ResourceNotFoundError
@@ -22,6 +23,10 @@ ABSENT_S: Final = 4.0  # a kind that is missing is looked for again after this t
 
 class KubeError(RuntimeError):
     """The API server refused something; the message has what it said."""
+
+
+class NoCluster(KubeError):
+    """Nobody answers at the API server's address."""
 
 
 class KindMissing(KubeError):
@@ -45,14 +50,32 @@ class Kube:
 
     @classmethod
     async def connect(cls, kubeconfig: Path | None = None) -> Kube:
-        """Connect by a kubeconfig file, else as the pod's service account."""
+        """Connect by a kubeconfig file, else as the pod's service account; ValueError where that is none."""
         settings = client.Configuration()
-        if kubeconfig is not None:
-            await config.load_kube_config(config_file=str(kubeconfig), client_configuration=settings)
-        else:
-            config.load_incluster_config(client_configuration=settings)
+        try:
+            if kubeconfig is not None:
+                await config.load_kube_config(config_file=str(kubeconfig), client_configuration=settings)
+            else:
+                config.load_incluster_config(client_configuration=settings)
+        except (
+            config.ConfigException,
+            yaml.YAMLError,
+            ValueError,
+            TypeError,
+            KeyError,
+        ) as error:  # as they come for any other file
+            named = (
+                f"--kubeconfig was {kubeconfig}; it must be a kubeconfig file" if kubeconfig else "no service account"
+            )
+            raise ValueError(f"{named}: {' '.join(str(error).split())}") from None
         api = client.ApiClient(configuration=settings)
-        return cls(api, await DynamicClient(api))
+        try:
+            return cls(api, await DynamicClient(api))
+        except BaseException as error:
+            await api.close()
+            if isinstance(error, aiohttp.ClientError):
+                raise NoCluster(f"no API server answers at {settings.host}: {error}") from None
+            raise
 
     async def close(self) -> None:
         await self.api.close()

@@ -5,18 +5,14 @@ A trace is JSON lines or CSV, `.gz` or not: `t` (s, from the start), `input`, `r
 
 from __future__ import annotations
 
-import csv
-import gzip
-import json
-import math
 import random
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from reasonscale.demo import tasks
+from reasonscale.load import rows
+from reasonscale.load.rows import BadRow, BadTrace
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,55 +27,20 @@ class Planned:
     effort: str | None = None
 
 
-class BadTrace(ValueError):
-    """A trace that can't be read; the message names the file and the line."""
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    opener: Any = gzip.open if path.suffix == ".gz" else open
-    plain = path.with_suffix("") if path.suffix == ".gz" else path
-    try:
-        with opener(path, "rt", encoding="utf-8", newline="") as file:
-            if plain.suffix == ".csv":
-                for number, row in enumerate(csv.DictReader(file), 2):
-                    yield number, row
-                return
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    try:
-                        row = json.loads(line)
-                    except (ValueError, RecursionError) as error:
-                        raise BadTrace(f"{path}: line {number}: is no JSON: {error}") from None
-                    if not isinstance(row, dict):
-                        raise BadTrace(
-                            f"{path}: line {number}: must be an object with t, input, reasoning, answer and cls"
-                        )
-                    yield number, row
-    except FileNotFoundError:
-        raise BadTrace(f"{path}: there is no such file") from None
-    except (OSError, UnicodeDecodeError, EOFError, zlib.error, csv.Error) as error:
-        raise BadTrace(f"{path}: can't be read: {error}") from None
-
-
 def read_trace(path: Path, *, limit: int = 1_000_000) -> list[tuple[float, int, int, int, str]]:
     """Return a trace's rows (t, input, reasoning, answer, cls), in the order of arrival; BadTrace names what is wrong."""
     out: list[tuple[float, int, int, int, str]] = []
     last = 0.0
-    for number, row in _rows(path):
+    for number, row in rows.read(path):
         try:
-            t, numbers = float(row["t"]), [int(row[k]) for k in ("input", "reasoning", "answer")]
-        except KeyError as error:
-            raise BadTrace(f"{path}: line {number}: {error.args[0]} is missing") from None
-        except (TypeError, ValueError, OverflowError):
-            raise BadTrace(f"{path}: line {number}: t, input, reasoning and answer must be numbers") from None
-        if not math.isfinite(t):
-            raise BadTrace(f"{path}: line {number}: t was {t}; must be a finite number")
-        if t < last:
-            raise BadTrace(f"{path}: line {number}: t goes back from {last:g} to {t:g}")
-        if min(numbers) < 0 or max(numbers) > 10_000_000:
-            raise BadTrace(f"{path}: line {number}: tokens must lie between 0 and 10,000,000")
-        last = t
-        out.append((t, numbers[0], numbers[1], numbers[2], str(row.get("cls") or "")))
+            if isinstance(row, BadRow):
+                raise row
+            found = rows.lengths(row)
+            rows.later(found[0], last)
+        except BadRow as error:
+            raise BadTrace(f"{path}: line {number}: {error}") from None
+        last = found[0]
+        out.append(found)
         if len(out) > limit:
             raise BadTrace(f"{path}: more than {limit} rows")
     if not out:

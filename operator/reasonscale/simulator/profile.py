@@ -11,11 +11,13 @@ costs more than a pure decode step (it does not run as one CUDA graph); `pair` s
 
 from __future__ import annotations
 
+import difflib
 import json
 from dataclasses import asdict, dataclass
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
+from reprlib import repr as said
 from typing import Any
 
 import numpy as np
@@ -120,8 +122,11 @@ def _pooled(values: list[float], where: str, at: list[int]) -> list[float]:
 
 def _rows(data: dict[str, Any], field: str, width: int, where: str) -> list[list[float]]:
     rows = data.get(field)
+    right = f"it must be a list of rows of {width} numbers or more"
+    if rows is None:
+        raise BadProfile(f"{where}: {field} is missing; {right}")
     if not isinstance(rows, list) or not rows:
-        raise BadProfile(f"{where}: {field} is missing; it must be a list of rows of {width} numbers or more")
+        raise BadProfile(f"{where}: {field} was {said(rows)}; {right}")
     out = []
     for i, row in enumerate(rows):
         good = isinstance(row, list) and len(row) >= width
@@ -198,11 +203,19 @@ def fit(data: dict[str, Any], *, name: str, where: str = "measurements") -> Prof
         "max_num_seqs": 256,
         "gpus_per_replica": 1,
     }
+    fields = (*sizes, "sweep", "prefill", "model", "engine_start_s")
+    for key in data:
+        # What describes the machine is kept beside the measurements, under any name; but a slip would leave a default.
+        near = difflib.get_close_matches(key, [f for f in fields if f not in data], n=1, cutoff=0.8)
+        if key not in fields and near:
+            raise BadProfile(f"{where}: {key} is no field; did you mean {near[0]}?")
     read: dict[str, int] = {}
     for field, default in sizes.items():
         value = data.get(field, default)
-        if not isinstance(value, int) or value <= 0:
-            raise BadProfile(f"{where}: {field} was {value!r}; it must be a whole number greater than 0")
+        if value is None:
+            raise BadProfile(f"{where}: {field} is missing; it must be a whole number greater than 0")
+        if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+            raise BadProfile(f"{where}: {field} was {said(value)}; it must be a whole number greater than 0")
         read[field] = value
     decode = _decode_lines(_rows(data, "sweep", 3, where), where)
     prefill, overhead, pair = _prefill_line(

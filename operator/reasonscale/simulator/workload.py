@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import ast
 import csv
-import gzip
 import json
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from math import gamma
 from pathlib import Path
-from typing import Any, Final
+from reprlib import repr as said
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+
+from reasonscale.load import rows as trace_rows
+from reasonscale.load.rows import BadRow, BadTrace
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 MOST_CLASSES: Final = 4  # the three with most requests keep their names, the rest is `other`
 OTHER: Final = "other"
-MOST_TOKENS: Final = 10_000_000
+WANTED: Final = "t, input, reasoning, answer (or Azure's or Mooncake's)"
 WINDOW_S: Final = 600.0  # of ServeGen's arrivals
 SEGMENT_S: Final = 21_600.0  # of its lengths
 NOBODY: Final = -1
@@ -95,8 +96,6 @@ def scaled(work: Workload, *, rate: float = 1.0, time: float = 1.0, seed: int = 
 
     Fewer: each request is kept with that probability. More: each comes so often, the copies moved by up to a minute.
     """
-    if rate <= 0.0 or time <= 0.0:
-        raise BadWorkload("--scale and --time-scale must be greater than 0")
     if rate != 1.0 and (work.follower != NOBODY).any():
         raise BadWorkload(f"{work.name}: is closed loop; its number of users is scaled where it is made, not after")
     if rate != 1.0:
@@ -149,62 +148,58 @@ def read(path: Path, *, seed: int = 1, reason_share: float = 0.7) -> Workload:
         return servegen(path, seed=seed)
     if not path.is_file():
         raise BadWorkload(f"{path}: there is no such file or folder")
-    try:
-        rows = list(_lines(path))
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error, csv.Error) as error:
-        raise BadWorkload(f"{path}: can't be read: {error}") from None
     good: list[tuple[float, int, int, int, str]] = []
     bad: list[str] = []
     last, began = 0.0, None
-    for number, row in rows:
-        try:
-            found = _row(row, reason_share)
-            if began is None:
-                began = found[0] if "TIMESTAMP" in row else 0.0
-            found = (found[0] - began, *found[1:])
-            if not np.isfinite(found[0]) or found[0] < last:
-                raise ValueError(f"t goes back from {last:g} to {found[0]:g}")
-            if min(found[1:4]) < 0 or max(found[1:4]) > MOST_TOKENS:
-                raise ValueError(f"tokens must lie between 0 and {MOST_TOKENS:,}")
-            last = found[0]
-            good.append(found)
-        except (ValueError, TypeError, KeyError, OverflowError) as error:
-            said = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
-            bad.append(f"{path}: line {number}: {said}; left out")
+    try:
+        for number, row in trace_rows.read(path):
+            try:
+                if isinstance(row, BadRow):
+                    raise row
+                found = _row(row, reason_share)
+                if began is None:
+                    began = found[0] if "TIMESTAMP" in row else 0.0
+                found = (found[0] - began, *found[1:])
+                trace_rows.later(found[0], last)
+                last = found[0]
+                good.append(found)
+            except BadRow as error:
+                bad.append(f"{path}: line {number}: {error}; left out")
+    except BadTrace as error:
+        raise BadWorkload(str(error)) from None
     if not good:
-        raise BadWorkload(bad[0] if bad else f"{path}: holds no request")
+        why = bad[0].removeprefix(f"{path}: ").removesuffix("; left out") if bad else ""
+        raise BadWorkload(
+            f"{path}: no row could be read; wanted are {WANTED}; {why}" if bad else f"{path}: holds no request"
+        )
     t, prompt, reasoning, answer = (np.array(c) for c in zip(*(g[:4] for g in good), strict=True))
     return make(path.name, t, prompt, reasoning, answer, [g[4] or "default" for g in good], tuple(bad))
 
 
-def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    opener: Any = gzip.open if path.suffix == ".gz" else open
-    plain = path.with_suffix("") if path.suffix == ".gz" else path
-    with opener(path, "rt", encoding="utf-8", newline="") as file:
-        if plain.suffix == ".csv":
-            for number, row in enumerate(csv.DictReader(file), 2):
-                yield number, row
-            return
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                found: Any = None
-                with suppress(ValueError):
-                    found = json.loads(line)
-                yield number, found if isinstance(found, dict) else {"": "is no JSON object"}
-
-
-def _row(row: dict[str, Any], reason_share: float) -> tuple[float, int, int, int, str]:
+def _row(row: trace_rows.Row, reason_share: float) -> tuple[float, int, int, int, str]:
     """Return t, prompt, reasoning, answer, class of a row of ours, Azure's or Mooncake's."""
-    if "" in row and len(row) == 1:
-        raise ValueError(row[""])
     if "TIMESTAMP" in row:
         day, _, rest = str(row["TIMESTAMP"]).partition(".")
-        at = datetime.fromisoformat(day + "+00:00").timestamp() + float("0." + (rest or "0"))
-        return (at, int(row["ContextTokens"]), *_split(int(row["GeneratedTokens"]), reason_share), "")
+        try:
+            at = datetime.fromisoformat(day + "+00:00").timestamp() + float("0." + (rest or "0"))
+        except ValueError:
+            right = "a time such as 2023-11-16 18:15:46.68"
+            raise BadRow(f"TIMESTAMP was {said(row['TIMESTAMP'])}; must be {right}") from None
+        return (
+            at,
+            trace_rows.tokens(row, "ContextTokens"),
+            *_split(trace_rows.tokens(row, "GeneratedTokens"), reason_share),
+            "",
+        )
     if "timestamp" in row:
-        output = int(row["output_length"])
-        return (float(row["timestamp"]) / 1e3, int(row["input_length"]), *_split(output, reason_share), "")
-    return float(row["t"]), int(row["input"]), int(row["reasoning"]), int(row["answer"]), str(row.get("cls") or "")
+        at = trace_rows.number(row, "timestamp", "a number of milliseconds") / 1e3
+        return (
+            at,
+            trace_rows.tokens(row, "input_length"),
+            *_split(trace_rows.tokens(row, "output_length"), reason_share),
+            "",
+        )
+    return trace_rows.lengths(row)
 
 
 def _split(output: int, share: float) -> tuple[int, int]:

@@ -321,6 +321,9 @@ def test_every_problem_of_a_resource_is_told_at_once() -> None:
         ("", "is empty: it must hold a ReasoningModel"),
         ("a: [", "is no YAML in line 1"),
         ("- 1", "is no resource but list"),
+        ("a: " + "9" * 5000, "holds a value that can't be: Exceeds the limit"),
+        ("a: " + "[" * 3000 + "]" * 3000, "lists or maps are nested too deeply"),
+        ("a: 2026-99-99", "holds a value that can't be: month must be in 1..12"),
     ],
 )
 def test_a_file_that_holds_no_resource_is_refused(tmp_path: Path, text: str, message: str) -> None:

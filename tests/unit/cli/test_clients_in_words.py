@@ -127,7 +127,11 @@ def test_a_second_interrupt_ends_a_load_at_once_and_keeps_what_was_answered(
     assert json.loads(report.read_text())["requests"] == 0
 
 
-def test_a_report_that_can_not_be_written_is_said(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_that_can_not_be_written_is_said_before_anything_is_sent(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     argv = ["load", "--url", url, "--rate", "20", "--duration", "0.05", "--report", str(tmp_path)]
-    assert run(argv) == 1
-    assert f"{tmp_path}: can't be written: Is a directory" in " ".join(capsys.readouterr().err.split())
+    assert run(argv) == 2
+    said = capsys.readouterr()
+    assert f"--report was {tmp_path}; it is a folder and must be a file" in " ".join(said.err.split())
+    assert "requests to" not in said.out

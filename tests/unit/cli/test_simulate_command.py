@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +33,21 @@ def test_its_json_has_the_keys_that_scripts_read(trace, tmp_path, capsys):
         assert 0.0 < found[key]["p50"] <= found[key]["p95"] <= found[key]["p99"]
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert "met every objective" in capsys.readouterr().out
+
+
+def test_the_plot_s_legend_lies_beside_the_curves(trace, tmp_path, monkeypatch):
+    import matplotlib.pyplot as plt
+
+    drawn = []
+    monkeypatch.setattr(plt, "close", drawn.append)
+    assert run(["simulate", "--trace", trace, *GPU, "--plot", str(tmp_path / "out.png")]) == 0
+    monkeypatch.undo()
+    (figure,) = drawn
+    (legend,) = figure.legends
+    assert all(axis.get_legend() is None for axis in figure.axes)
+    assert not any(legend.get_window_extent().overlaps(axis.get_tightbbox()) for axis in figure.axes)
+    assert figure.axes[1].get_xlabel() == "minutes"
+    plt.close(figure)
 
 
 @pytest.mark.parametrize("policy", ["static:2", "lower-bound", "ray-serve"])
@@ -67,10 +83,19 @@ def test_list_names_everything(capsys):
         (("--trace", "rag", "--profile", "a100"), "profile 'a100': no such name or file"),
         (("--trace", "rag", *GPU, "--policy", "best"), "policy 'best': no such name; there are reasonscale"),
         (("--trace", "rag", *GPU, "--replicas", "5:2"), "--replicas was '5:2'; it must be MIN:MAX"),
-        (("--trace", "rag", *GPU, "--scrape", "0.1"), "--scrape was 0.1; it must lie between 1 and"),
-        (("--trace", "rag", *GPU, "--scale", "0"), "--scale and --time-scale must be greater than 0"),
+        (("--trace", "rag", *GPU, "--scrape", "0.1"), "--scrape was 0.1; it must be from 1 to 86400"),
+        (("--trace", "rag", *GPU, "--scale", "0"), "--scale was 0; it must be greater than 0 and at most 1000"),
         (("--trace", "rag", *GPU, "--router", "best"), "--router was 'best'; there are least-kv"),
         (("--trace", "rag", *GPU, "--params", "none.json"), "none.json: there is no such file"),
+        (("--trace", "rag", *GPU, "--time-scale", "nan"), "--time-scale was nan; it must be greater than 0"),
+        (("--trace", "rag", *GPU, "--scale", "inf"), "--scale was inf; it must be greater than 0"),
+        (("--trace", "rag", *GPU, "--seed", "-1"), "--seed was -1; it must be 0 or more"),
+        (("--trace", "rag", *GPU, "--start", "9", "--end", "9"), "--end was 9; it must be greater than 9"),
+        (("--trace", "rag", *GPU, "--gpu-price", "-2"), "--gpu-price was -2; it must be 0 or more"),
+        (("--trace", "rag", *GPU, "--plot", "x.foo"), "--plot was x.foo; it must end with .png"),
+        (("--trace", "rag", *GPU, "--plot", "/nodir/x.png"), "--plot was /nodir/x.png; there is no folder /nodir"),
+        (("--trace", "rag", *GPU, "--json", "/nodir/x"), "--json was /nodir/x; there is no folder /nodir"),
+        (("--trace", "rag", *GPU, "--json", "/proc/x"), "--json was /proc/x; it can't be written"),
     ],
 )
 def test_wrong_input_is_said_in_one_line(arguments, said, capsys):
@@ -107,3 +132,34 @@ def test_the_chunk_of_a_step_is_the_one_asked_for_or_what_the_objectives_choose(
     assert "max_num_batched_tokens 384" in capsys.readouterr().err
     assert played("--max-num-batched-tokens", "4k") == 2
     assert "--max-num-batched-tokens was '4k'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ('{"target": "x"}', "policy kubeai: target was 'x'; it must be a number, greater than 0, such as 100"),
+        ('{"target": -1}', "policy kubeai: target was -1; it must be a number, greater than 0"),
+        ('{"target": true}', "policy kubeai: target was True; it must be a number"),
+        ('{"window_s": NaN}', "policy kubeai: window_s was nan; it must be a number, 0 or more"),
+    ],
+)
+def test_a_parameter_that_can_not_be_is_refused_before_the_trace_is_read(params, said, tmp_path, capsys):
+    path = tmp_path / "params.json"
+    path.write_text(params)
+    argv = ["simulate", "--trace", "rag", *GPU, "--policy", "kubeai", "--params", str(path)]
+    assert run(argv) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_trace_is_not_overwritten_by_the_figures_of_it(trace, capsys):
+    before = Path(trace).read_text()
+    assert run(["simulate", "--trace", trace, *GPU, "--json", trace]) == 2
+    assert "it is what is read" in capsys.readouterr().err
+    assert Path(trace).read_text() == before
+
+
+def test_help_says_what_is_required(capsys):
+    assert run(["simulate", "--help"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "--trace STR Required:" in said
+    assert "--profile STR Required:" in said

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reasonscale.demo.tasks import answer_to
-from reasonscale.load.trace import SHIFT_BACK, SHIFT_FROM, WORKLOADS, BadTrace, from_trace, read_trace, workload
+from reasonscale.load.rows import BadTrace
+from reasonscale.load.trace import SHIFT_BACK, SHIFT_FROM, WORKLOADS, from_trace, read_trace, workload
 
 ROW = '{"t": %s, "input": 10, "reasoning": 20, "answer": 3, "cls": "a"}\n'
 
@@ -31,16 +32,17 @@ def test_json_lines_csv_and_gz_read_alike(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", "holds no request"),
-        ("{", "line 1: is no JSON"),
-        ("3\n", "line 1: must be an object"),
-        (ROW % 0 + '{"t": 1}\n', "line 2: input is missing"),
+        ("{", "line 1: is no JSON object"),
+        ("3\n", "line 1: is no JSON object"),
+        (ROW % 0 + '{"t": 1}\n', "line 2: input is missing; there are t"),
         (ROW % 5 + ROW % 1, "line 2: t goes back from 5 to 1"),
-        (ROW.replace("20", "-1") % 0, "line 1: tokens must lie between 0 and 10,000,000"),
-        (ROW % "1e999", "line 1: t was inf; must be a finite number"),
-        (ROW % "NaN", "line 1: t was nan; must be a finite number"),
-        (ROW.replace("20", "1e999") % 0, "line 1: t, input, reasoning and answer must be numbers"),
+        (ROW.replace("20", "-1") % 0, "line 1: reasoning was -1; must be a whole number from 0 to 10,000,000"),
+        (ROW % "1e999", "line 1: t was inf; must be a number of seconds"),
+        (ROW % "NaN", "line 1: t was nan; must be a number of seconds"),
+        (ROW.replace("20", "1e999") % 0, "line 1: reasoning was inf; must be a whole number"),
         ("[" * 100_000 + "\n", "line 1: is no JSON"),
-        (ROW.replace("20", '"many"') % 0, "line 1: t, input, reasoning and answer must be numbers"),
+        (ROW.replace("20", '"many"') % 0, "line 1: reasoning was 'many'; must be a whole number"),
+        (ROW.replace("20", "1.5") % 0, "line 1: reasoning was 1.5; must be a whole number"),
     ],
 )
 def test_a_bad_trace_is_named_by_file_and_line(tmp_path: Path, text: str, message: str) -> None:

@@ -81,6 +81,14 @@ def broken(field: str, value: Any) -> dict[str, Any]:
     ("data", "words"),
     [
         (broken("sweep", None), "sweep is missing"),
+        (broken("sweep", []), r"sweep was \[\]; it must be a list of rows of 3 numbers"),
+        (broken("sweep", "x"), "sweep was 'x'; it must be a list of rows"),
+        (broken("kv_tokens", None), "kv_tokens is missing; it must be a whole number greater than 0"),
+        (
+            {k.replace("kv_tokens", "kv_tokns"): v for k, v in measured().items()},
+            "kv_tokns is no field; did you mean kv_tok",
+        ),
+        (broken("max_num_batchd_tokens", 512), "did you mean max_num_batched_tokens"),
         (broken("sweep", [[1, 256, 20], [8, 256, -3]]), r"sweep\[1\] was"),
         (broken("sweep", [[1, 256, 20], [1, 4096, 21]]), "must have two or more"),
         (broken("sweep", [[1, 256, 20], [8, 256, 21]]), "one context length only"),

@@ -53,10 +53,20 @@ def test_azure_s_and_mooncake_s_formats(tmp_path):
         ('{"t": 1, "input": 5, "reasoning": 1}', "answer is missing"),
         ("no json", "is no JSON object"),
         ('{"t": 0.1, "input": 5, "reasoning": 1, "answer": 1}', "t goes back from 1 to 0.1"),
-        ('{"t": 2, "input": -5, "reasoning": 1, "answer": 1}', "tokens must lie between 0 and 10,000,000"),
-        ('{"t": 2, "input": 99999999, "reasoning": 1, "answer": 1}', "tokens must lie between"),
-        ('{"t": "soon", "input": 5, "reasoning": 1, "answer": 1}', "could not convert"),
-        ('{"t": NaN, "input": 5, "reasoning": 1, "answer": 1}', "t goes back"),
+        (
+            '{"t": 2, "input": -5, "reasoning": 1, "answer": 1}',
+            "input was -5; must be a whole number from 0 to 10,000,000",
+        ),
+        ('{"t": 2, "input": 99999999, "reasoning": 1, "answer": 1}', "input was 99999999; must be"),
+        ('{"t": "soon", "input": 5, "reasoning": 1, "answer": 1}', "t was 'soon'; must be a number of seconds"),
+        ('{"t": NaN, "input": 5, "reasoning": 1, "answer": 1}', "t was nan; must be a number of seconds"),
+        ('{"t": 2, "input": 1.5, "reasoning": 1, "answer": 1}', "input was 1.5; must be a whole number"),
+        ('{"t": 2, "input": [1], "reasoning": 1, "answer": 1}', "input was [1]; must be a whole number"),
+        ('{"timestamp": "x", "input_length": 1, "output_length": 1}', "timestamp was 'x'; must be a number of mill"),
+        (
+            '{"TIMESTAMP": "x", "ContextTokens": 1, "GeneratedTokens": 1}',
+            "TIMESTAMP was 'x'; must be a time such as 2023",
+        ),
     ],
 )
 def test_a_bad_row_is_left_out_and_named(tmp_path, row, said):
@@ -68,6 +78,34 @@ def test_a_bad_row_is_left_out_and_named(tmp_path, row, said):
     (line,) = found.skipped
     assert line.startswith(f"{path}: line 2: ")
     assert said in line
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("2,5,1,1,a,7,8", "has 7 columns; the header has 5"),
+        ("2,1.5,1,1,a", "input was '1.5'; must be a whole number"),
+        ("2,5,1", "answer is missing; there are t, input, reasoning, answer, cls"),
+    ],
+)
+def test_a_bad_row_of_a_table_is_left_out_and_named(tmp_path, row, said):
+    path = tmp_path / "x.csv"
+    path.write_text(f"t,input,reasoning,answer,cls\n1,5,1,1,a\n{row}\n")
+    found = load(str(path))
+    assert len(found.arrival_s) == 1
+    (line,) = found.skipped
+    assert line.startswith(f"{path}: line 3: {said}")
+
+
+def test_a_trace_with_other_columns_says_which_it_has_and_which_are_wanted(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("t,inputs,think,answer\n1,5,1,1\n2,5,1,1\n")
+    with pytest.raises(BadWorkload) as caught:
+        load(str(path))
+    assert str(caught.value) == (
+        f"{path}: no row could be read; wanted are t, input, reasoning, answer (or Azure's or Mooncake's); line 2: input"
+        " is missing; there are t, inputs, think, answer; did you mean input by inputs?"
+    )
 
 
 def test_a_trace_without_a_good_row_or_a_wrong_name_is_an_error(tmp_path):

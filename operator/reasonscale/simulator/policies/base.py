@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +13,14 @@ import numpy as np
 from reasonscale.scaling.types import Objectives, StepTime
 from reasonscale.simulator.ledger import C_ARRIVALS, C_PROMPT, Scrape
 from reasonscale.simulator.profile import Profile
+
+_DIVISORS = frozenset({
+    "target", "utilization", "down_rate", "most_factor", "kv_share", "up_threshold", "down_boundary", "prefill_s", "high",
+    "busy_share", "busy_at",
+})  # fmt: skip
+
+
+_WORDS = {"predictor": ("constant", "linear")}
 
 
 class BadPolicy(ValueError):
@@ -81,8 +89,15 @@ class Policy(ABC):
             there = ", ".join(self.defaults) or "none"
             raise BadPolicy(f"policy {self.name}: has no parameter {', '.join(unknown)}; there are {there}")
         for key, value in (params or {}).items():
-            if not isinstance(value, int | float | str):
-                raise BadPolicy(f"policy {self.name}: {key} was {value!r}; it must be a number or a word")
+            if isinstance(self.defaults[key], str):
+                good, right = value in _WORDS[key], " or ".join(_WORDS[key])
+            else:
+                good = isinstance(value, int | float) and not isinstance(value, bool)
+                good = good and (value > 0 if key in _DIVISORS else value >= 0) and value < inf
+                least = "greater than 0" if key in _DIVISORS else "0 or more"
+                right = f"a number, {least}, such as {self.defaults[key]:g}"
+            if not good:
+                raise BadPolicy(f"policy {self.name}: {key} was {value!r}; it must be {right}")
         self.setting = setting
         self.p: dict[str, Any] = {**self.defaults, **(params or {})}
 
