@@ -105,6 +105,8 @@ def test_the_server_refuses_what_validate_refuses(cluster: Any) -> None:
         ({"scaling": {"minReplicas": 0, "scaleToZero": {"hold": {"maxBytes": "1Mi"}}}}, "spec.scaling.scaleToZero.hold.maxBytes", "was 1Mi; must lie between 8Mi"),
         ({"drain": {"max": "25h"}}, "spec.drain.max", "was 25h; must lie between 1s and 24h"),
         ({"parallelism": {"tensor": 8, "expert": 4}}, "spec.parallelism.expert", "was 4; experts spread over all tensor x data GPUs: write 8, or 1"),
+        ({"model": {"uri": "hf://acme/m", "maxModelLen": 8192}, "reasoning": {"parser": "qwen3", "underPressure": {"floor": 9000}}}, "spec.reasoning.underPressure.floor", "was 9000; it exceeds the default budget, 2048"),
+        ({"model": {"uri": "hf://acme/m", "maxModelLen": 8192}, "reasoning": {"parser": "qwen3", "budget": {"max": 9000, "answerReserve": 8192}}}, "spec.reasoning.budget.answerReserve", "was 8192; maxModelLen is 8192: it must be smaller"),
         ({"reasoning": {"parser": "qwen3", "budget": {"default": 9, "max": 5}}}, "spec.reasoning.budget.default", "was 9; it exceeds budget.max 5"),
     ],
 )  # fmt: skip
@@ -115,6 +117,12 @@ def test_both_say_the_same_of_the_same_field(cluster: Any, spec: dict[str, Any],
     with pytest.raises(InvalidResource) as refused:
         parse(resource(**spec))
     assert words in {p.field: p.message for p in refused.value.problems}[field]
+
+
+def test_the_server_names_the_argument_its_value_and_what_would_be_right(cluster: Any) -> None:
+    said = cluster.refusals(resource(engine={"args": {"dtype": "banana", "seed": "1"}}))
+    assert list(said) == ["spec.engine.args"]
+    assert '["dtype was banana"]; dtype must be one of auto, half, float16' in said["spec.engine.args"]
 
 
 def _maybe(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:

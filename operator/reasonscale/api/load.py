@@ -48,7 +48,8 @@ def parse(document: Any, base: Path | None = None) -> ReasoningModel:
 
 def _times(lines: list[int]) -> str:
     often = "twice" if len(lines) == 2 else f"{len(lines)} times"
-    return f"stands {often} (lines {', '.join(map(str, lines))}): leave one"
+    at = sorted(set(lines))
+    return f"stands {often} (line{'s' if len(at) > 1 else ''} {', '.join(map(str, at))}): keep one"
 
 
 def load_models(path: Path | str) -> list[ReasoningModel]:

@@ -580,8 +580,8 @@ def test_a_key_that_stands_twice_is_refused_where_yaml_lets_the_last_win(tmp_pat
     with pytest.raises(InvalidResource) as caught:
         load_models(file)
     assert [str(p) for p in caught.value.problems] == [
-        "spec.scaling: stands twice (lines 6, 7): leave one",
-        "spec.pod.env[0].name: stands twice (lines 9, 9): leave one",
+        "spec.scaling: stands twice (lines 6, 7): keep one",
+        "spec.pod.env[0].name: stands twice (line 9): keep one",
     ]
 
 
