@@ -75,7 +75,14 @@ NOT_FOR_CEL = {
     "a mount over our code",
     "a mount of nothing",
     "a label that KubeRay selects by",
-    "GPUs as a resource",
+    "a variable's number",
+    # Two quantities of which each may be text or a number.
+    "a limit below what is asked for",
+    "a limit below what an engine asks for by itself",
+    # The context is the model's own.
+    "a floor above the default of a context nobody wrote",
+    # The server drops a null.
+    "an argument without a value",
 }
 
 
@@ -98,6 +105,8 @@ def test_the_server_refuses_what_validate_refuses(cluster: Any) -> None:
         ({"scaling": {"minReplicas": 0, "scaleToZero": {"hold": {"maxBytes": "1Mi"}}}}, "spec.scaling.scaleToZero.hold.maxBytes", "was 1Mi; must lie between 8Mi"),
         ({"drain": {"max": "25h"}}, "spec.drain.max", "was 25h; must lie between 1s and 24h"),
         ({"parallelism": {"tensor": 8, "expert": 4}}, "spec.parallelism.expert", "was 4; experts spread over all tensor x data GPUs: write 8, or 1"),
+        ({"model": {"uri": "hf://acme/m", "maxModelLen": 8192}, "reasoning": {"parser": "qwen3", "underPressure": {"floor": 9000}}}, "spec.reasoning.underPressure.floor", "was 9000; it exceeds the default budget, 2048"),
+        ({"model": {"uri": "hf://acme/m", "maxModelLen": 8192}, "reasoning": {"parser": "qwen3", "budget": {"max": 9000, "answerReserve": 8192}}}, "spec.reasoning.budget.answerReserve", "was 8192; maxModelLen is 8192: it must be smaller"),
         ({"reasoning": {"parser": "qwen3", "budget": {"default": 9, "max": 5}}}, "spec.reasoning.budget.default", "was 9; it exceeds budget.max 5"),
     ],
 )  # fmt: skip
@@ -110,6 +119,12 @@ def test_both_say_the_same_of_the_same_field(cluster: Any, spec: dict[str, Any],
     assert words in {p.field: p.message for p in refused.value.problems}[field]
 
 
+def test_the_server_names_the_argument_its_value_and_what_would_be_right(cluster: Any) -> None:
+    said = cluster.refusals(resource(engine={"args": {"dtype": "banana", "seed": "1"}}))
+    assert list(said) == ["spec.engine.args"]
+    assert '["dtype was banana"]; dtype must be one of auto, half, float16' in said["spec.engine.args"]
+
+
 def _maybe(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries({}, optional=fields)
 
@@ -117,7 +132,11 @@ def _maybe(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]
 _NUMBER = st.integers(1, 6)
 _TIME = st.sampled_from(["1ms", "50ms", "2s", "100s", "2h", "25h", "500us", "1h30m"])
 _TOKENS = st.integers(0, 9000)
-SPECS = _maybe(
+_KEYS = st.dictionaries(
+    st.sampled_from(["a", "corp.com/a", "Corp.com/a", "a/b/c", "/a", "a ", "a" * 63, "a" * 64, "é", "a.b_c-d"]),
+    st.sampled_from(["", "b", "b c", "-b", "B.b_b", "b" * 63]), max_size=2,
+)  # fmt: skip
+_PARTS = dict[str, st.SearchStrategy[Any]](
     scaling=_maybe(
         minReplicas=st.integers(0, 4), maxReplicas=_NUMBER, scaleToZero=_maybe(
             after=_TIME, hold=_maybe(max=_TIME, maxBytes=st.sampled_from(["64Mi", "1Mi", "8Mi", "9000k", "65Gi", "100"]), maxRequests=st.integers(0, 3)),
@@ -131,24 +150,38 @@ SPECS = _maybe(
         {"parser": st.sampled_from(["qwen3", "deepseek_r1", "none", "nobody"])},
         optional={
             "budget": _maybe(default=_TOKENS, max=_TOKENS, answerReserve=st.integers(1, 9000)),
-            "efforts": st.dictionaries(st.sampled_from(["none", "low", "high", "huge"]), st.integers(-1, 9000), max_size=3),
+            "efforts": st.dictionaries(st.sampled_from(["none", "low", "high", "huge"]), st.integers(-1, 9000) | st.sampled_from(["5", "nativ", True]), max_size=3),
             "mode": st.sampled_from(["Auto", "Never"]),
             "underPressure": _maybe(floor=st.integers(1, 9000), steps=st.integers(1, 16)),
         },
     ),
     engine=_maybe(args=st.dictionaries(
         st.sampled_from(["max_num_seqs", "seed", "trust_remote_code", "max-num-seqs"]), st.sampled_from(["8", "0", "x"]), max_size=2,
+    ) | st.dictionaries(
+        st.sampled_from([
+            "max_num_seqs", "max_num_batched_tokens", "enable_chunked_prefill", "gpu_memory_utilization", "dtype", "max_logprobs", "cpu_offload_gb",
+            "optimization_level", "long_prefill_token_threshold",
+        ]),
+        st.sampled_from(["8", "0", "0.9", ".0", "1.0", "1.01", "-1", "256", "4096", "9" * 30, "False", "FALSE", "true", "auto", "float16", "8\n", "1e3"]), max_size=4,
     )),
+    pod=_maybe(
+        labels=_KEYS, annotations=_KEYS, nodeSelector=_KEYS, serviceAccountName=st.sampled_from(["", "a", "a.b", "A", "a..b"]),
+        resources=st.dictionaries(st.sampled_from(["requests", "limits", "limit"]), st.dictionaries(
+            st.sampled_from(["nvidia.com/gpu", "corp.com/fpga", "a b"]), st.sampled_from(["1", 1, -1, "500m", "1e3", "1.", ".", "2Ki", "2ki", "", "-1", True]), max_size=2,
+        ), max_size=1),
+    ),
     classes=st.lists(st.fixed_dictionaries(
         {"name": st.sampled_from(["a", "b"]), "match": st.just({"header": "x-t", "values": ["v"]})},
         optional={"weight": st.integers(1, 2)},
     ), max_size=2),
     model=st.fixed_dictionaries({"uri": st.just("hf://acme/some-model")}, optional={"maxModelLen": st.sampled_from([64, 4096, 8192])}),
 )  # fmt: skip
+# One part alone is right often enough; of all together hardly one is.
+SPECS = _maybe(**_PARTS) | st.sampled_from(sorted(_PARTS)).flatmap(lambda n: st.fixed_dictionaries({n: _PARTS[n]}))
 
 
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(spec=SPECS)
 def test_the_server_and_validate_agree_on_any_resource(cluster: Any, spec: dict[str, Any]) -> None:

@@ -6,14 +6,17 @@ files can't be said in CEL: the operator answers that with the condition Accepte
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Final
 
-from reasonscale.api.base import NAME_PATTERN, NAME_SAID
-from reasonscale.api.engine_args import ALLOWED
+from reasonscale.api.base import KEY_PATTERN, KEY_SAID, NAME_PATTERN, NAME_SAID
+from reasonscale.api.engine_args import ALLOWED, ARGS, COUNT
 from reasonscale.api.families import PARSERS
+from reasonscale.api.resolve import MAX_BUDGET, MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS
 from reasonscale.api.scaling_spec import EFFORT_NAMES
 
 
@@ -64,7 +67,52 @@ _RESERVE: Final = (
 )
 _ARGS: Final = _names(sorted(ALLOWED))
 _EFFORTS: Final = _names(EFFORT_NAMES)
-_COUNTS: Final = ("max_num_seqs", "max_num_batched_tokens", "block_size", "num_gpu_blocks_override")
+_ROOM: Final = f"({_CONTEXT} - {_RESERVE} - 1)"
+_FITS: Final = f"!has({_CONTEXT}) || {_RESERVE} >= {_CONTEXT}"  # or it is the reserve that is wrong
+_QUARTER: Final = f"({_CONTEXT} / 4)"
+_CAP: Final = f"(has({_BUDGET}.max) ? {_BUDGET}.max : ({_ROOM} < {MAX_BUDGET} ? {_ROOM} : {MAX_BUDGET}))"
+_DEFAULT: Final = f"(has({_BUDGET}.default) ? {_BUDGET}.default : ({_QUARTER} < {_CAP} ? {_QUARTER} : {_CAP}))"
+_RISING: Final = "[" + ", ".join(f"['{a}', '{b}']" for a, b in combinations(EFFORT_NAMES[1:], 2)) + "]"
+_SEQS: Final = "('max_num_seqs' in self.args ? int(self.args['max_num_seqs']) : " + f"{MAX_NUM_SEQS})"
+
+
+def _regex(pattern: str) -> str:
+    """Return a pattern as CEL's text. Its braces are escaped: in a message they enclose what is filled in."""
+    return json.dumps(pattern).replace("{", "\\u007b").replace("}", "\\u007d")
+
+
+def _batched(engine: str) -> str:
+    return f"('max_num_batched_tokens' in {engine}.args ? int({engine}.args['max_num_batched_tokens']) : {MAX_NUM_BATCHED_TOKENS})"
+
+
+def _uncounted(engine: str) -> str:
+    """Tell whether one of the batch settings is no number: another rule says so."""
+    bad = f"k in {engine}.args && !{engine}.args[k].matches({_regex(COUNT.pattern or '')})"
+    return f"['max_num_seqs', 'max_num_batched_tokens'].exists(k, {bad})"
+
+
+def _values() -> Iterator[Rule]:
+    """Yield one rule for each kind of engine argument."""
+    for values in dict.fromkeys(ARGS.values()):
+        if values.pattern is None:
+            continue
+        those = [n for n, v in ARGS.items() if v == values]
+        names = _names(those)
+        bad = f"k in self.args && !self.args[k].matches({_regex(values.pattern)})"
+        yield Rule(
+            "spec.engine", ".args", f"!has(self.args) || !{names}.exists(k, {bad})",
+            f"{{{names}.filter(k, {bad}).map(k, k + ' was ' + self.args[k])}}; {' and '.join((', '.join(those[:-1]), those[-1])).removeprefix(' and ')} {values.said}",
+        )  # fmt: skip
+
+
+def _keys(name: str) -> Rule:
+    key = "k.lowerAscii()" if name == "annotations" else "k"
+    bad = f"!{key}.matches({_regex(KEY_PATTERN)})"
+    return Rule(
+        "spec.pod", f".{name}", f"!has(self.{name}) || !self.{name}.exists(k, {bad})",
+        f"{{self.{name}.filter(k, {bad})}}: not a key; {KEY_SAID}",
+    )  # fmt: skip
+
 
 _SCALING: Final = (
     Rule(
@@ -118,13 +166,16 @@ _ENGINE: Final = (
         "spec.engine", ".args", f"!has(self.args) || self.args.all(k, k in {_ARGS})",
         f"{{self.args.filter(k, !(k in {_ARGS}))}}: not an argument that may be set here; `reasonscale validate` says why",
     ),
-    *(
-        Rule(
-            "spec.engine", ".args",
-            f"!has(self.args) || !('{name}' in self.args) || self.args['{name}'].matches('^[1-9][0-9]*$')",
-            f"{name} was {{self.args['{name}']}}; must be a whole number of at least 1",
-        )
-        for name in _COUNTS
+    *_values(),
+    Rule(
+        "spec.engine", ".args", f"!has(self.args) || {_uncounted('self')} || {_batched('self')} >= {_SEQS}",
+        f"max_num_batched_tokens is {{{_batched('self')}}} and max_num_seqs {{{_SEQS}}}: vLLM needs a token for each sequence",
+    ),
+    Rule(
+        "spec", ".engine.args",
+        f"!has({_CONTEXT}) || !has(self.engine.args) || !('enable_chunked_prefill' in self.engine.args) || "
+        f"self.engine.args['enable_chunked_prefill'].lowerAscii() != 'false' || {_uncounted('self.engine')} || {_batched('self.engine')} >= {_CONTEXT}",
+        f"enable_chunked_prefill was false; vLLM then needs max_num_batched_tokens of at least maxModelLen, {{{_CONTEXT}}}: it is {{{_batched('self.engine')}}}",
     ),
     Rule(
         "spec.parallelism", ".tensor", "self.tensor in [1, 2, 4, 8, 16, 32, 64]",
@@ -142,7 +193,7 @@ _ENGINE: Final = (
         "spec.model", ".uri", "!self.uri.startsWith('oci://')",
         "was {self.uri}; oci:// is not supported yet: write hf, s3, gs, pvc or file",
     ),
-    Rule("", ".metadata", f"self.metadata.name.matches('{NAME_PATTERN}')", f"was {{self.metadata.name}}; {NAME_SAID}"),
+    Rule("", ".metadata", f"self.metadata.name.matches('{NAME_PATTERN}')", f"was '{{self.metadata.name}}'; {NAME_SAID}"),
     Rule(
         "spec", ".accelerator.fraction",
         "self.accelerator.fraction == 100 || self.parallelism.tensor * self.parallelism.pipeline * self.parallelism.data == 1",
@@ -170,7 +221,7 @@ _REASONING: Final = (
         "was Never, but parser {self.parser} is set: leave one of the two out",
     ),
     Rule(
-        "spec", ".reasoning.budget.max", f"!has({_CONTEXT}) || !has({_BUDGET}.max) || {_BUDGET}.max <= {_CONTEXT} - {_RESERVE}",
+        "spec", ".reasoning.budget.max", f"{_FITS} || !has({_BUDGET}.max) || {_BUDGET}.max <= {_ROOM}",
         f"was {{{_BUDGET}.max}}; with answerReserve {{{_RESERVE}}} it exceeds maxModelLen {{{_CONTEXT}}}",
     ),
     Rule(
@@ -192,8 +243,25 @@ _REASONING: Final = (
     ),
     Rule(
         "spec", ".reasoning.budget.default",
-        f"!has({_CONTEXT}) || has({_BUDGET}.max) || !has({_BUDGET}.default) || {_BUDGET}.default <= {_CONTEXT} - {_RESERVE}",
+        f"{_FITS} || has({_BUDGET}.max) || !has({_BUDGET}.default) || {_BUDGET}.default <= {_ROOM}",
         f"was {{{_BUDGET}.default}}; with answerReserve {{{_RESERVE}}} it exceeds maxModelLen {{{_CONTEXT}}}",
+    ),
+    Rule(
+        "spec", ".reasoning.underPressure.floor",
+        f"{_FITS} || has({_BUDGET}.default) || !has(self.reasoning.underPressure) || self.reasoning.underPressure.floor <= {_DEFAULT}",
+        f"was {{self.reasoning.underPressure.floor}}; it exceeds the default budget, {{{_DEFAULT}}}",
+    ),
+    Rule(
+        "spec", ".reasoning.efforts",
+        f"{_FITS} || has({_BUDGET}.max) || !has(self.reasoning.efforts) || "
+        f"self.reasoning.efforts.all(k, type(self.reasoning.efforts[k]) == int ? int(self.reasoning.efforts[k]) <= {_ROOM} : true)",
+        f"holds more tokens than fit; with answerReserve {{{_RESERVE}}} and maxModelLen {{{_CONTEXT}}} at most {{{_ROOM}}}",
+    ),
+    Rule(
+        "spec.reasoning", ".efforts",
+        f"!has(self.efforts) || {_RISING}.all(p, !(p[0] in self.efforts) || !(p[1] in self.efforts) || type(self.efforts[p[0]]) != int "
+        "|| type(self.efforts[p[1]]) != int || int(self.efforts[p[0]]) <= int(self.efforts[p[1]]))",
+        "a higher effort must not think less than a lower one",
     ),
     Rule(
         "spec.reasoning", ".efforts", f"!has(self.efforts) || self.efforts.all(k, k in {_EFFORTS})",
@@ -217,4 +285,22 @@ _REASONING: Final = (
     ),
 )  # fmt: skip
 
-RULES: Final[tuple[Rule, ...]] = (*_SCALING, *_ZERO, *_ENGINE, *_REASONING)
+_POD: Final = (
+    *(_keys(name) for name in ("labels", "annotations", "nodeSelector")),
+    Rule(
+        "spec.pod", ".resources", "!has(self.resources) || self.resources.all(k, k in ['requests', 'limits'])",
+        "holds what is no field here; there are requests, limits",
+    ),
+    Rule(
+        "spec.pod", ".resources",
+        f"!has(self.resources) || !self.resources.exists(p, self.resources[p].exists(k, !k.matches({_regex(KEY_PATTERN)})))",
+        f"names what is no resource; {KEY_SAID}",
+    ),
+    Rule(
+        "spec", ".pod.resources",
+        "!has(self.pod.resources) || !self.pod.resources.exists(p, self.accelerator.resourceName in self.pod.resources[p])",
+        "{self.accelerator.resourceName} follows from spec.parallelism: leave it out",
+    ),
+)  # fmt: skip
+
+RULES: Final[tuple[Rule, ...]] = (*_SCALING, *_ZERO, *_ENGINE, *_REASONING, *_POD)

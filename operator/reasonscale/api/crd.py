@@ -52,7 +52,9 @@ def _structural(node: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
         return _structural({**target, **{k: v for k, v in node.items() if k != "$ref"}}, defs)
     if "anyOf" in node:
         out = _union(node["anyOf"], defs)
-        out |= {k: node[k] for k in ("description", "default") if node.get(k) is not None}
+        out |= {
+            k: node[k] for k in ("description", "default", "pattern", "maxLength", "minimum") if node.get(k) is not None
+        }
         return out
     if "const" in node:
         node = {**node, "enum": [node["const"]]}
@@ -64,7 +66,8 @@ def _structural(node: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
     if "properties" in node:
         out["properties"] = {name: _structural(part, defs) for name, part in node["properties"].items()}
         return out
-    values = node.get("additionalProperties")
+    # pydantic says a map whose keys match a pattern by that pattern; a structural schema can't, so keys are rules in api/cel.py.
+    values = node.get("additionalProperties") or next(iter(node.get("patternProperties", {}).values()), None)
     if isinstance(values, dict) and values:
         out["additionalProperties"] = _structural(values, defs)
         out.setdefault("maxProperties", 64)

@@ -9,8 +9,10 @@ import yaml
 from pydantic import ValidationError
 
 from reasonscale.api import constants
+from reasonscale.api.documents import TwiceSaid, documents
 from reasonscale.api.models import ReasoningModel
-from reasonscale.api.validate import InvalidResource, Problem, problems_of_shape, validate
+from reasonscale.api.shape import problems_of_shape
+from reasonscale.api.validate import InvalidResource, Problem, validate
 
 
 def parse(document: Any, base: Path | None = None) -> ReasoningModel:
@@ -44,11 +46,17 @@ def parse(document: Any, base: Path | None = None) -> ReasoningModel:
     return model
 
 
+def _times(lines: list[int]) -> str:
+    often = "twice" if len(lines) == 2 else f"{len(lines)} times"
+    at = sorted(set(lines))
+    return f"stands {often} (line{'s' if len(at) > 1 else ''} {', '.join(map(str, at))}): keep one"
+
+
 def load_models(path: Path | str) -> list[ReasoningModel]:
     """Return the resources of a YAML file of one or several documents; InvalidResource where one is not right."""
     path = Path(path)
     try:
-        documents = [d for d in yaml.safe_load_all(path.read_text()) if d is not None]
+        found = [d for d in documents(path.read_text()) if d is not None]
     except FileNotFoundError:
         raise InvalidResource([Problem("", "there is no such file")]) from None
     except IsADirectoryError:
@@ -65,9 +73,11 @@ def load_models(path: Path | str) -> list[ReasoningModel]:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
         raise InvalidResource([Problem("", f"is no YAML{where}: {getattr(error, 'problem', None) or error}")]) from None
-    if not documents:
+    except TwiceSaid as error:
+        raise InvalidResource([Problem(field, _times(lines)) for field, lines in error.found]) from None
+    if not found:
         raise InvalidResource([Problem("", "is empty: it must hold a ReasoningModel")])
-    models = [parse(document, path.parent) for document in documents]
+    models = [parse(document, path.parent) for document in found]
     names = [(model.metadata.namespace, model.metadata.name) for model in models]
     twice = [
         Problem("metadata.name", f"{name} stands {names.count((space, name))} times; the last would replace the others")

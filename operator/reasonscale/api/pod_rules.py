@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from reasonscale.api import constants as c
 from reasonscale.api.models import ReasoningModel
+from reasonscale.api.quantity import amount
 
 # Set in every engine's container by us, then by KubeRay.
 OWN_ENV: Final[frozenset[str]] = frozenset({
@@ -14,6 +15,7 @@ OWN_ENV: Final[frozenset[str]] = frozenset({
     "RAYLLM_ENABLE_REQUEST_PROMPT_LOGS", "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "RAY_metrics_report_interval_ms",
     "RAY_ADDRESS", "RAY_IP", "RAY_PORT", "FQ_RAY_IP", "RAY_CLUSTER_NAME", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN",
 })  # fmt: skip
+DEFAULT_REQUESTS: Final[Mapping[str, int | str]] = {"cpu": "1"}  # of an engine's container
 OWN_PREFIX: Final = "reasonscale-"  # of volumes
 OWN_LABELS: Final[tuple[str, ...]] = (f"{c.GROUP}/", "ray.io/")
 _SELECTED: Final = ("app.kubernetes.io/name", "app.kubernetes.io/created-by", "app.kubernetes.io/managed-by")
@@ -39,7 +41,9 @@ def _env(model: ReasoningModel) -> Found:
     said = {"HF_TOKEN": "spec.model.tokenSecretRef"} if spec.model.token_secret_ref else {}
     said |= {"HF_HOME": "spec.model.cache"} if spec.model.cache else {}
     for n, item in enumerate(spec.pod.env):
-        name = item.get("name")
+        name, value = item.get("name"), item.get("value")
+        if value is not None and not isinstance(value, str):
+            yield f"spec.pod.env[{n}].value", f"was {value!r}; must be text: put it in quotes"
         if name in OWN_ENV:
             yield f"spec.pod.env[{n}].name", f"was {name}; reasonscale or KubeRay sets it: leave it out"
         elif name in said:
@@ -76,16 +80,21 @@ def _metadata(model: ReasoningModel) -> Found:
 
 
 def _resources(model: ReasoningModel) -> Found:
-    gpu = model.spec.accelerator.resource_name
-    for part, found in model.spec.pod.resources.items():
+    gpu, given = model.spec.accelerator.resource_name, model.spec.pod.resources
+    for part, found in given.items():
         if part not in ("requests", "limits"):
             yield f"spec.pod.resources.{part}", "is no field here; there are requests, limits"
-        elif not isinstance(found, Mapping):
-            yield f"spec.pod.resources.{part}", f"was {found!r}; must be a map"
         elif gpu in found:
             yield (
                 f"spec.pod.resources.{part}.{gpu}",
                 f"was {found[gpu]}; it follows from spec.parallelism: leave it out",
+            )
+    limits, asked = given.get("limits", {}), {**DEFAULT_REQUESTS, **given.get("requests", {})}
+    for name in limits:
+        if name in asked and amount(asked[name]) > amount(limits[name]):
+            yield (
+                f"spec.pod.resources.limits.{name}",
+                f"was {limits[name]}; the pod requests {asked[name]}: write a limit of at least that, or a smaller requests.{name}",
             )
 
 

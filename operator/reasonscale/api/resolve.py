@@ -16,7 +16,10 @@ from reasonscale.api.scaling_spec import ScaleToZero
 from reasonscale.api.sizes import Size, gpu_memory_bytes, size_of
 
 DEFAULT_MAX_MODEL_LEN = 32768
+MAX_NUM_SEQS = 256
+MAX_NUM_BATCHED_TOKENS = 2048
 GPU_MEMORY_UTILIZATION = 0.92  # of what a replica has of a GPU; vLLM's own default
+MAX_BUDGET = 32768  # thinking tokens, where nobody says more
 _EFFORT_SHARES = {"none": 0.0, "minimal": 1 / 16, "low": 1 / 4, "medium": 1.0, "high": 4.0, "xhigh": 8.0, "max": 8.0}
 
 
@@ -170,13 +173,40 @@ def answer_reserve(model: ReasoningModel, context: int) -> int:
     return model.spec.reasoning.budget.answer_reserve or max(16, min(2048, context // 8))
 
 
+def thinking_room(model: ReasoningModel, context: int) -> int:
+    """Return the thinking tokens that a sequence has room for beside the answer and one token of a prompt."""
+    return max(0, context - answer_reserve(model, context) - 1)
+
+
+def default_budget(model: ReasoningModel, context: int) -> int:
+    """Return the thinking tokens of a request that asks for nothing."""
+    budget = model.spec.reasoning.budget
+    if budget.default is not None:
+        return budget.default
+    most = budget.max if budget.max is not None else min(MAX_BUDGET, thinking_room(model, context))
+    return min(most, max(context // 4, 1))
+
+
+def _efforts(written: Mapping[str, int | str], default: int, most: int) -> dict[str, int | str]:
+    """Return each effort's tokens: as written, else a share of the default that keeps the order of those written."""
+    tokens = {name: v for name, v in written.items() if isinstance(v, int)}
+    out: dict[str, int | str] = {}
+    names = list(_EFFORT_SHARES)
+    for n, name in enumerate(names):
+        least = max((tokens[k] for k in names[:n] if k in tokens), default=0)
+        highest = min((tokens[k] for k in names[n + 1 :] if k in tokens), default=most)
+        out[name] = 0 if name == "none" else max(least, min(highest, most, int(default * _EFFORT_SHARES[name])))
+    return out
+
+
 def _reasoning(model: ReasoningModel, base: Path | None, context: int) -> ResolvedReasoning:
     spec, found = model.spec.reasoning, family(model, base)
-    reserve = answer_reserve(model, context)
-    room = max(0, context - reserve - 1)
-    most = spec.budget.max if spec.budget.max is not None else min(32768, room)
-    default = spec.budget.default if spec.budget.default is not None else min(most, max(context // 4, 1))
-    efforts: dict[str, int | str] = {name: min(most, int(default * share)) for name, share in _EFFORT_SHARES.items()}
+    reserve, default = answer_reserve(model, context), default_budget(model, context)
+    most = spec.budget.max
+    if most is None:  # what is written in tokens elsewhere is asked for as well
+        written = [v for v in spec.efforts.values() if isinstance(v, int)]
+        most = min(max(MAX_BUDGET, default, *written), thinking_room(model, context))
+    efforts = _efforts(spec.efforts, default, most)
     if found.native_efforts:
         efforts |= dict.fromkeys(("low", "medium", "high"), "native")
     efforts |= spec.efforts
@@ -220,7 +250,10 @@ def resolve(model: ReasoningModel, base: Path | None = None) -> Resolved:
     spec, scaling = model.spec, model.spec.scaling
     context = context_tokens(model, base)
     args = {name: value_of(value) for name, value in spec.engine.args.items()}
-    max_num_seqs, batched = int(args.get("max_num_seqs", 256)), int(args.get("max_num_batched_tokens", 2048))
+    max_num_seqs, batched = (
+        int(args.get("max_num_seqs", MAX_NUM_SEQS)),
+        int(args.get("max_num_batched_tokens", MAX_NUM_BATCHED_TOKENS)),
+    )
     folder = local_folder(model, base)
     source, revision = spec.model.uri.split("://", 1)[1], None
     if folder is not None:

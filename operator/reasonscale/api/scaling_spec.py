@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
-from reasonscale.api.base import Name, Part, ShortText
+from reasonscale.api.base import Name, Part, ShortText, shaped
 from reasonscale.api.quantity import Duration, Quantity
 
 EFFORT_NAMES: tuple[str, ...] = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+
+
+def _want_effort(value: object) -> object:
+    if value == "native" or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    raise ValueError(f"was {value!r}; must be a whole number of tokens, or native")
+
+
+def _check_effort_name(name: str) -> str:
+    if name not in EFFORT_NAMES:
+        near = difflib.get_close_matches(name, EFFORT_NAMES, n=1)
+        raise ValueError(
+            "is no effort" + (f"; did you mean {near[0]}?" if near else f"; there are {', '.join(EFFORT_NAMES)}")
+        )
+    return name
+
+
+Effort = Annotated[int | Literal["native"], BeforeValidator(_want_effort)]
+EffortName = Annotated[str, AfterValidator(_check_effort_name)]
 
 
 class Budget(Part):
@@ -22,7 +42,10 @@ class Budget(Part):
         description="For a request that asks for nothing; a quarter of maxModelLen when absent.",
     )
     max: int | None = Field(
-        default=None, ge=0, le=1_000_000, description="The most that a request can ask for; more is cut to this."
+        default=None,
+        ge=0,
+        le=1_000_000,
+        description="The most that a request can ask for; more is cut to this. Absent: 32768, or what default and efforts say, where the context has room.",
     )
     answer_reserve: int | None = Field(
         default=None, ge=1, le=1_000_000, description="Tokens kept for the answer after the chain."
@@ -48,9 +71,9 @@ class Reasoning(Part):
         default="auto", description="auto (by model family), none, or a vLLM parser's name."
     )
     budget: Budget = Field(default_factory=Budget, description="Thinking tokens.")
-    efforts: Annotated[dict[str, int | Literal["native"]], Field(max_length=8)] = Field(
+    efforts: Annotated[dict[EffortName, Effort], Field(max_length=8)] = Field(
         default_factory=dict,
-        description="Tokens for each reasoning_effort; `native` leaves it to the model's own setting.",
+        description="Tokens for each reasoning_effort, not falling from low to high; `native` leaves it to the model's own setting.",
     )
     expose: Literal["Full", "Hidden"] = Field(default="Full", description="Whether the chain is sent to the client.")
     field_names: Annotated[list[Literal["reasoning", "reasoning_content"]], Field(min_length=1, max_length=2)] = Field(
@@ -124,7 +147,7 @@ class Scaling(Part):
 
 
 class Match(Part):
-    header: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9-]+$")] = Field(
+    header: Annotated[str, shaped(r"^[A-Za-z0-9-]+$", "must be A-Z, a-z, 0-9 and -", low=1, high=64)] = Field(
         description="Header to look at."
     )
     values: Annotated[list[ShortText], Field(min_length=1, max_length=64)] = Field(

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import difflib
-import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel, ValidationError
-
-from reasonscale.api.base import NAME_PATTERN, NAME_SAID
-from reasonscale.api.engine_args import problem_of, value_of
+from reasonscale.api.engine_args import problem_of, problem_of_value, text_of, value_of
 from reasonscale.api.families import PARSER_ALIASES, PARSERS, Switch
 from reasonscale.api.models import ReasoningModel
 from reasonscale.api.pod_rules import pod_rules
 from reasonscale.api.quantity import seconds, size_bytes
-from reasonscale.api.resolve import answer_reserve, context_tokens, family, kv_capacity, local_folder
+from reasonscale.api.resolve import (
+    MAX_NUM_BATCHED_TOKENS,
+    MAX_NUM_SEQS,
+    answer_reserve,
+    context_tokens,
+    default_budget,
+    family,
+    kv_capacity,
+    local_folder,
+    thinking_room,
+)
 from reasonscale.api.scaling_spec import EFFORT_NAMES
 from reasonscale.api.sizes import GB, gpu_memory_bytes, size_of
 
@@ -51,76 +59,6 @@ _CLUSTER_ONLY: Final = (
     "rollout",
     "pod",
 )
-_MESSAGES: Final = {
-    "missing": "is missing",
-    "bool_type": "must be true or false",
-    "int_type": "must be a whole number",
-    "int_parsing": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "string_type": "must be text",
-    "list_type": "must be a list",
-    "dict_type": "must be a map",
-    "model_type": "must be a map",
-    "model_attributes_type": "must be a map",
-}
-
-
-def _known_names(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
-    """Return the field names at a path of the resource, for a hint at the nearest."""
-    current: Any = model
-    for step in path:
-        if not (isinstance(current, type) and issubclass(current, BaseModel)):
-            return []
-        found = next((f for n, f in current.model_fields.items() if step in (n, f.alias)), None)
-        if found is None:
-            return []
-        current = _model_in(found.annotation)
-    if isinstance(current, type) and issubclass(current, BaseModel):
-        return [f.alias or n for n, f in current.model_fields.items()]
-    return []
-
-
-def _model_in(annotation: Any) -> Any:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for part in getattr(annotation, "__args__", ()):
-        found = _model_in(part)
-        if found is not None:
-            return found
-    return None
-
-
-def problems_of_shape(error: ValidationError) -> list[Problem]:
-    """Return pydantic's errors as problems: field path, what it was, what would be right."""
-    problems = []
-    for item in error.errors():
-        path = tuple(p for p in item["loc"] if not (isinstance(p, str) and ("[" in p or p in ("str", "int", "bool"))))
-        where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".")
-        kind, was = item["type"], item.get("input")
-        if kind == "extra_forbidden":
-            names = _known_names(ReasoningModel, path[:-1])
-            near = difflib.get_close_matches(str(path[-1]), names, n=1, cutoff=0.5)
-            message = "is no field" + (
-                f"; did you mean {near[0]}?" if near else f" here; there are {', '.join(names)}" if names else " here"
-            )
-        elif kind == "literal_error":
-            message = f"was {was!r}; must be one of {item['ctx']['expected']}"
-        elif kind in _MESSAGES:
-            message = _MESSAGES[kind] if kind == "missing" else f"was {_short(was)}; {_MESSAGES[kind]}"
-        elif kind == "value_error":
-            message = str(item["ctx"]["error"])
-        else:
-            text = item["msg"][0].lower() + item["msg"][1:]
-            message = f"was {_short(was)}; {text}"
-        problem = Problem(where, message)
-        if problem not in problems:
-            problems.append(problem)
-    return problems
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _reasoning_rules(model: ReasoningModel, base: Path | None) -> Iterator[Problem]:
@@ -145,23 +83,19 @@ def _reasoning_rules(model: ReasoningModel, base: Path | None) -> Iterator[Probl
         yield Problem("spec.reasoning.mode", f"was Never, but parser {spec.parser} is set: leave one of the two out")
     if spec.mode == "Never" and family_always_thinks(model, base):
         yield Problem("spec.reasoning.mode", "was Never, but this family's chain can't be switched off: leave mode out")
-    room = context - reserve
-    if budget.max is not None and budget.max > room:
-        yield Problem(
-            "spec.reasoning.budget.max",
-            f"was {budget.max}; with answerReserve {reserve} it exceeds maxModelLen {context}: at most {max(room - 1, 0)}, or raise spec.model.maxModelLen",
-        )
-    if reserve >= context:
+    room = thinking_room(model, context)
+    if reserve >= context:  # and nothing of the budgets that then can't fit either: it is this that is wrong
         yield Problem(
             "spec.reasoning.budget.answerReserve", f"was {reserve}; maxModelLen is {context}: it must be smaller"
         )
+        room = sys.maxsize
+    too_long = f"with answerReserve {reserve} it exceeds maxModelLen {context}: at most {room}"
+    if budget.max is not None and budget.max > room:
+        yield Problem("spec.reasoning.budget.max", f"was {budget.max}; {too_long}, or raise spec.model.maxModelLen")
     if budget.default is not None and budget.max is not None and budget.default > budget.max:
         yield Problem("spec.reasoning.budget.default", f"was {budget.default}; it exceeds budget.max {budget.max}")
     elif budget.default is not None and budget.max is None and budget.default > room:
-        yield Problem(
-            "spec.reasoning.budget.default",
-            f"was {budget.default}; with answerReserve {reserve} it exceeds maxModelLen {context}: at most {max(room - 1, 0)}",
-        )
+        yield Problem("spec.reasoning.budget.default", f"was {budget.default}; {too_long}")
     pressure = spec.under_pressure
     if pressure is not None and (found.parser is None or found.native_efforts):
         why = "takes efforts of its own" if found.native_efforts else "does not reason"
@@ -169,28 +103,31 @@ def _reasoning_rules(model: ReasoningModel, base: Path | None) -> Iterator[Probl
             "spec.reasoning.underPressure",
             f"was set, but this model {why}: it has no default budget to shrink; leave it out",
         )
-    if pressure is not None and budget.default is not None and pressure.floor > budget.default:
-        yield Problem(
-            "spec.reasoning.underPressure.floor", f"was {pressure.floor}; it exceeds budget.default {budget.default}"
-        )
+    elif pressure is not None and pressure.floor > (default := default_budget(model, context)) and room < sys.maxsize:
+        what = f"budget.default {default}" if budget.default is not None else f"the default budget, {default}"
+        yield Problem("spec.reasoning.underPressure.floor", f"was {pressure.floor}; it exceeds {what}")
     for name, value in spec.efforts.items():
         where = f"spec.reasoning.efforts.{name}"
-        if name not in EFFORT_NAMES:
-            near = difflib.get_close_matches(name, EFFORT_NAMES, n=1)
-            yield Problem(
-                where,
-                "is no effort" + (f"; did you mean {near[0]}?" if near else f"; there are {', '.join(EFFORT_NAMES)}"),
-            )
-        elif value == "native" and not found.native_efforts:
-            yield Problem(
-                where, f"was native, but {found.name} has no effort setting of its own: write a number of tokens"
-            )
-        elif isinstance(value, int) and value < 0:
+        if value == "native":
+            if not found.native_efforts:
+                yield Problem(
+                    where, f"was native, but {found.name} has no effort setting of its own: write a number of tokens"
+                )
+        elif not isinstance(value, int) or value < 0:
             yield Problem(where, f"was {value}; write 0 or more tokens")
-        elif isinstance(value, int) and budget.max is not None and value > budget.max:
-            yield Problem(where, f"was {value}; it exceeds budget.max {budget.max}")
-        elif name == "none" and value != 0 and value != "native":
+        elif name == "none" and value != 0:
             yield Problem(where, f"was {value}; none turns thinking off: write 0")
+        elif budget.max is not None and value > budget.max:
+            yield Problem(where, f"was {value}; it exceeds budget.max {budget.max}")
+        elif budget.max is None and value > room:
+            yield Problem(where, f"was {value}; {too_long}")
+    rising = [(n, v) for n in EFFORT_NAMES if n != "none" and isinstance(v := spec.efforts.get(n), int)]
+    for (lower, less), (higher, more) in pairwise(rising):
+        if more < less:
+            yield Problem(
+                f"spec.reasoning.efforts.{higher}",
+                f"was {more}; {lower} has {less}: a higher effort must not think less",
+            )
 
 
 def family_always_thinks(model: ReasoningModel, base: Path | None) -> bool:
@@ -260,21 +197,30 @@ def _zero_rules(model: ReasoningModel) -> Iterator[Problem]:
         )
 
 
-def _name_rule(model: ReasoningModel) -> Iterator[Problem]:
-    name = model.metadata.name
-    if not re.fullmatch(NAME_PATTERN, name):
-        yield Problem("metadata.name", f"was {name}; {NAME_SAID}")
-
-
 def _engine_rules(model: ReasoningModel) -> Iterator[Problem]:
     for name, value in model.spec.engine.args.items():
-        message = problem_of(name)
+        message = problem_of(name) or problem_of_value(name, value)
         if message:
             yield Problem(f"spec.engine.args.{name}", message)
-        elif name in ("max_num_seqs", "max_num_batched_tokens", "block_size", "num_gpu_blocks_override"):
-            number = value_of(value)
-            if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-                yield Problem(f"spec.engine.args.{name}", f"was {value!r}; must be a whole number of at least 1")
+
+
+def _batch_rules(model: ReasoningModel, base: Path | None) -> Iterator[Problem]:
+    """What vLLM asks of its batch settings together (SchedulerConfig.verify_max_model_len)."""
+    args = {k: value_of(v) for k, v in model.spec.engine.args.items()}
+    seqs, batched = args.get("max_num_seqs", MAX_NUM_SEQS), args.get("max_num_batched_tokens", MAX_NUM_BATCHED_TOKENS)
+    if not isinstance(seqs, int) or not isinstance(batched, int):
+        return
+    where = "spec.engine.args.max_num_" + ("batched_tokens" if "max_num_batched_tokens" in args else "seqs")
+    if batched < seqs:
+        yield Problem(
+            where, f"max_num_batched_tokens is {batched} and max_num_seqs {seqs}: vLLM needs a token for each sequence"
+        )
+    context = context_tokens(model, base)
+    if args.get("enable_chunked_prefill") is False and batched < context:
+        yield Problem(
+            "spec.engine.args.enable_chunked_prefill",
+            f"was false; vLLM then needs max_num_batched_tokens of at least maxModelLen, {context}: it is {batched}",
+        )
 
 
 def _placement_rules(model: ReasoningModel, base: Path | None) -> Iterator[Problem]:
@@ -346,7 +292,7 @@ def _placement_rules(model: ReasoningModel, base: Path | None) -> Iterator[Probl
 def validate(model: ReasoningModel, base: Path | None = None) -> list[Problem]:
     """Return what is wrong with a resource whose shape is right; an empty list when nothing is."""
     problems = [
-        *_name_rule(model), *_scaling_rules(model), *_zero_rules(model), *_engine_rules(model), *_placement_rules(model, base), *_reasoning_rules(model, base),
+        *_scaling_rules(model), *_zero_rules(model), *_engine_rules(model), *_batch_rules(model, base), *_placement_rules(model, base), *_reasoning_rules(model, base),
         *(Problem(*found) for found in pod_rules(model)),
     ]  # fmt: skip
     names = [c.name for c in model.spec.classes]
@@ -370,8 +316,7 @@ def notes(model: ReasoningModel) -> list[str]:
             found.append(f"spec.{path} is for clusters; on one machine it is ignored")
     for name, value in model.spec.engine.args.items():
         if not isinstance(value, str):
-            quoted = str(value).lower() if isinstance(value, bool) else value
-            found.append(f'spec.engine.args.{name}: in a cluster write it as text: "{quoted}"')
+            found.append(f'spec.engine.args.{name}: in a cluster write it as text: "{text_of(value)}"')
     if model.spec.replicas is not None and (model.spec.scaling.mode or "Auto") in ("Auto", "Recommend"):
         found.append(
             f"spec.replicas is {model.spec.replicas}; mode {model.spec.scaling.mode or 'Auto'} chooses the number itself and ignores it"

@@ -7,6 +7,7 @@ import json
 from typing import Any, Final
 
 from reasonscale.api import constants as c
+from reasonscale.api.pod_rules import DEFAULT_REQUESTS
 from reasonscale.render.context import (
     CODE,
     PORT_API,
@@ -79,10 +80,9 @@ def _resources(subject: Subject, role: str, gpus: int) -> dict[str, Any]:
     if role != ROLE_ENGINE:
         return (subject.context.head if role == ROLE_HEAD else subject.context.ingress).resources()
     given = subject.model.spec.pod.resources
-    requests, limits = given.get("requests"), given.get("limits")
     out: dict[str, Any] = {
-        "requests": {"cpu": "1"} | (requests if isinstance(requests, dict) else {}),
-        "limits": dict(limits) if isinstance(limits, dict) else {},
+        "requests": {**DEFAULT_REQUESTS, **given.get("requests", {})},
+        "limits": dict(given.get("limits", {})),
     }
     if gpus:
         name = subject.model.spec.accelerator.resource_name

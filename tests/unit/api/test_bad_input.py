@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 
+from reasonscale.api.base import KEY_SAID, SAID
+from reasonscale.api.crd import schema
 from reasonscale.api.load import load_models, parse
+from reasonscale.api.model_spec import URI_PATTERN
+from reasonscale.api.quantity import AMOUNT_PATTERN, DURATION_PATTERN, QUANTITY_PATTERN
 from reasonscale.api.validate import InvalidResource
 
 R1_32B = "hf://deepseek-ai/DeepSeek-R1-Distill-Qwen-32B"
@@ -152,7 +156,7 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "a part that is no percentage": (
         resource({"accelerator": {"fraction": 2}}),
         "spec.accelerator.fraction",
-        "was 2; input should be greater than or equal to 5",
+        "was 2; must be at least 5",
     ),
     "a share of memory said twice": (
         resource({"accelerator": {"fraction": 30}, "engine": {"args": {"gpu_memory_utilization": "0.3"}}}),
@@ -182,7 +186,7 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "a name that KubeRay refuses": (
         resource() | {"metadata": {"name": "1" + "x" * 47}},
         "metadata.name",
-        f"was 1{'x' * 47}; KubeRay takes at most 47 of a-z, 0-9 and -, beginning with a letter and not ending with -",
+        f"was '1{'x' * 47}'; KubeRay takes at most 47 of a-z, 0-9 and -, beginning with a letter and not ending with -",
     ),
     "a variable that is ours": (
         resource({"pod": {"env": [{"name": "PYTHONPATH", "value": "/evil"}]}}),
@@ -286,12 +290,229 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "nobody may be held": (
         resource({"scaling": {"minReplicas": 0, "scaleToZero": {"hold": {"maxRequests": 0}}}}),
         "spec.scaling.scaleToZero.hold.maxRequests",
-        "was 0; input should be greater than or equal to 1",
+        "was 0; must be at least 1",
     ),
     "shrinking what has no budget": (
         resource({"reasoning": {"underPressure": {}}, "model": {"uri": "hf://openai/gpt-oss-120b"}}),
         "spec.reasoning.underPressure",
         "was set, but this model takes efforts of its own: it has no default budget to shrink; leave it out",
+    ),
+    "a switch for a number": (
+        resource({"scaling": {"maxReplicas": True}}),
+        "spec.scaling.maxReplicas",
+        "was True; must be a whole number",
+    ),
+    "a text for a number": (
+        resource({"scaling": {"maxReplicas": "4"}}),
+        "spec.scaling.maxReplicas",
+        "was '4'; must be a whole number",
+    ),
+    "more than there may be": (
+        resource({"scaling": {"maxReplicas": 100000}}),
+        "spec.scaling.maxReplicas",
+        "was 100000; must be at most 1000",
+    ),
+    "a share above the whole": (
+        resource({"engine": {"args": {"gpu_memory_utilization": "7"}}}),
+        "spec.engine.args.gpu_memory_utilization",
+        "was '7'; must lie above 0 and be at most 1",
+    ),
+    "no share at all": (
+        resource({"engine": {"args": {"gpu_memory_utilization": "0.0"}}}),
+        "spec.engine.args.gpu_memory_utilization",
+        "was '0.0'; must lie above 0 and be at most 1",
+    ),
+    "a type that vLLM has not": (
+        resource({"engine": {"args": {"dtype": "banana"}}}),
+        "spec.engine.args.dtype",
+        "was 'banana'; must be one of auto, half, float16, bfloat16, float, float32",
+    ),
+    "a switch that is none": (
+        resource({"engine": {"args": {"enforce_eager": "maybe"}}}),
+        "spec.engine.args.enforce_eager",
+        "was 'maybe'; must be true or false",
+    ),
+    "an argument without a value": (
+        resource({"engine": {"args": {"seed": None}}}),
+        "spec.engine.args.seed",
+        "was None; must be text, a number, or true or false",
+    ),
+    "an argument that holds a map": (
+        resource({"engine": {"args": {"speculative_config": "{}"}}}),
+        "spec.engine.args.speculative_config",
+        "speculative_config is not allowed: arguments that hold a map or a list are not supported yet",
+    ),
+    "an argument of an older vLLM": (
+        resource({"engine": {"args": {"swap_space": "4"}}}),
+        "spec.engine.args.swap_space",
+        "swap_space is not allowed: vLLM has it no longer",
+    ),
+    "fewer tokens than sequences": (
+        resource({"engine": {"args": {"max_num_batched_tokens": "128"}}}),
+        "spec.engine.args.max_num_batched_tokens",
+        "max_num_batched_tokens is 128 and max_num_seqs 256: vLLM needs a token for each sequence",
+    ),
+    "more sequences than tokens": (
+        resource({"engine": {"args": {"max_num_seqs": "4096"}}}),
+        "spec.engine.args.max_num_seqs",
+        "max_num_batched_tokens is 2048 and max_num_seqs 4096: vLLM needs a token for each sequence",
+    ),
+    "prompts whole, of which none is read at once": (
+        resource(
+            {"model": {"uri": R1_32B, "maxModelLen": 4096}, "engine": {"args": {"enable_chunked_prefill": "false"}}}
+        ),
+        "spec.engine.args.enable_chunked_prefill",
+        "was false; vLLM then needs max_num_batched_tokens of at least maxModelLen, 4096: it is 2048",
+    ),
+    "an amount that is none": (
+        resource({"pod": {"resources": {"limits": {"memory": "lots"}}}}),
+        "spec.pod.resources.limits.memory",
+        "was 'lots'; must be a quantity of at least 0, such as 500m, 4 or 64Gi",
+    ),
+    "an amount with a point": (
+        resource({"pod": {"resources": {"limits": {"cpu": 1.5}}}}),
+        "spec.pod.resources.limits.cpu",
+        'was 1.5; write it as text: "1.5"',
+    ),
+    "less than nothing": (
+        resource({"pod": {"resources": {"limits": {"cpu": -1}}}}),
+        "spec.pod.resources.limits.cpu",
+        "was -1; must be a quantity of at least 0, such as 500m, 4 or 64Gi",
+    ),
+    "resources of another kind": (
+        resource({"pod": {"resources": {"limit": {"cpu": 1}}}}),
+        "spec.pod.resources.limit",
+        "is no field here; there are requests, limits",
+    ),
+    "a limit below what is asked for": (
+        resource({"pod": {"resources": {"requests": {"memory": "2Ti"}, "limits": {"memory": "512Gi"}}}}),
+        "spec.pod.resources.limits.memory",
+        "was 512Gi; the pod requests 2Ti: write a limit of at least that, or a smaller requests.memory",
+    ),
+    "a limit below what an engine asks for by itself": (
+        resource({"pod": {"resources": {"limits": {"cpu": "500m"}}}}),
+        "spec.pod.resources.limits.cpu",
+        "was 500m; the pod requests 1: write a limit of at least that, or a smaller requests.cpu",
+    ),
+    "a variable's number": (
+        resource({"pod": {"env": [{"name": "A", "value": 1}]}}),
+        "spec.pod.env[0].value",
+        "was 1; must be text: put it in quotes",
+    ),
+    "a label's key": (
+        resource({"pod": {"labels": {"bad key!": "c"}}}),
+        "spec.pod.labels.bad key!",
+        f"was 'bad key!'; {KEY_SAID}",
+    ),
+    "a label's value": (
+        resource({"pod": {"labels": {"a": "b c"}}}),
+        "spec.pod.labels.a",
+        "was 'b c'; a label's value is at most 63 of A-Z, a-z, 0-9, -, _ and ., beginning and ending with a letter or digit",
+    ),
+    "an annotation's key": (
+        resource({"pod": {"annotations": {"a/b/c": "d"}}}),
+        "spec.pod.annotations.a/b/c",
+        f"was 'a/b/c'; {KEY_SAID}",
+    ),
+    "a node's label": (
+        resource({"pod": {"nodeSelector": {"-zone": "d"}}}),
+        "spec.pod.nodeSelector.-zone",
+        f"was '-zone'; {KEY_SAID}",
+    ),
+    "a secret's name": (
+        resource({"pod": {"imagePullSecrets": [{"name": "My_Secret"}]}}),
+        "spec.pod.imagePullSecrets[0].name",
+        "was 'My_Secret'; Kubernetes names objects with a-z, 0-9, - and ., beginning and ending with a letter or digit",
+    ),
+    "a model by its hub's name alone": (
+        resource({"model": {"uri": "deepseek-ai/DeepSeek-R1"}}),
+        "spec.model.uri",
+        "was 'deepseek-ai/DeepSeek-R1'; write hf://deepseek-ai/DeepSeek-R1",
+    ),
+    "a model by its page": (
+        resource({"model": {"uri": "https://huggingface.co/Qwen/Qwen3-32B"}}),
+        "spec.model.uri",
+        "was 'https://huggingface.co/Qwen/Qwen3-32B'; write hf://Qwen/Qwen3-32B",
+    ),
+    "a model by its folder": (
+        resource({"model": {"uri": "./models/r1"}}),
+        "spec.model.uri",
+        "was './models/r1'; write file://models/r1",
+    ),
+    "a model from elsewhere": (
+        resource({"model": {"uri": "ftp://a/b"}}),
+        "spec.model.uri",
+        "was 'ftp://a/b'; must begin with hf://, s3://, gs://, pvc:// or file://, as in hf://deepseek-ai/DeepSeek-R1",
+    ),
+    "a name in capitals": (
+        resource() | {"metadata": {"name": "My_Model"}},
+        "metadata.name",
+        "was 'My_Model'; KubeRay takes at most 47 of a-z, 0-9 and -, beginning with a letter and not ending with -: write my-model",
+    ),
+    "a duration of too many digits": (
+        resource({"drain": {"max": "9" * 29 + "h"}}),
+        "spec.drain.max",
+        "has 30 characters; must have at most 20",
+    ),
+    "an effort that is no number": (
+        resource({"reasoning": {"efforts": {"low": "nativ"}}}),
+        "spec.reasoning.efforts.low",
+        "was 'nativ'; must be a whole number of tokens, or native",
+    ),
+    "an effort's number as text": (
+        resource({"reasoning": {"efforts": {"low": "5"}}}),
+        "spec.reasoning.efforts.low",
+        "was '5'; must be a whole number of tokens, or native",
+    ),
+    "a higher effort that thinks less": (
+        resource({"reasoning": {"efforts": {"low": 9000, "high": 100}}}),
+        "spec.reasoning.efforts.high",
+        "was 100; low has 9000: a higher effort must not think less",
+    ),
+    "an effort over the context": (
+        resource({"model": {"uri": R1_32B, "maxModelLen": 4096}, "reasoning": {"efforts": {"high": 4000}}}),
+        "spec.reasoning.efforts.high",
+        "was 4000; with answerReserve 512 it exceeds maxModelLen 4096: at most 3583",
+    ),
+    "a budget that leaves a prompt no token": (
+        resource(
+            {
+                "model": {"uri": R1_32B, "maxModelLen": 4096},
+                "reasoning": {"budget": {"max": 3584, "answerReserve": 512}},
+            }
+        ),
+        "spec.reasoning.budget.max",
+        "was 3584; with answerReserve 512 it exceeds maxModelLen 4096: at most 3583, or raise spec.model.maxModelLen",
+    ),
+    "a reserve over the context, beside a budget that would fit": (
+        resource(
+            {
+                "model": {"uri": R1_32B, "maxModelLen": 32768},
+                "reasoning": {"budget": {"max": 100, "answerReserve": 999999}},
+            }
+        ),
+        "spec.reasoning.budget.answerReserve",
+        "was 999999; maxModelLen is 32768: it must be smaller",
+    ),
+    "a floor above the default that is chosen": (
+        resource({"model": {"uri": QWEN, "maxModelLen": 65536}, "reasoning": {"underPressure": {"floor": 999999}}}),
+        "spec.reasoning.underPressure.floor",
+        "was 999999; it exceeds the default budget, 16384",
+    ),
+    "a floor above the default that is the most": (
+        resource(
+            {
+                "model": {"uri": QWEN, "maxModelLen": 65536},
+                "reasoning": {"budget": {"max": 4096}, "underPressure": {"floor": 8192}},
+            }
+        ),
+        "spec.reasoning.underPressure.floor",
+        "was 8192; it exceeds the default budget, 4096",
+    ),
+    "a floor above the default of a context nobody wrote": (
+        resource({"reasoning": {"underPressure": {"floor": 999999}}}),
+        "spec.reasoning.underPressure.floor",
+        "was 999999; it exceeds the default budget, 16384",
     ),
     "a floor above the default that shrinks to it": (
         resource({"reasoning": {"budget": {"default": 512}, "underPressure": {"floor": 1024}}}),
@@ -313,6 +534,65 @@ def test_every_problem_of_a_resource_is_told_at_once() -> None:
     with pytest.raises(InvalidResource) as caught:
         parse(resource({"scaling": {"minReplicas": 3, "maxReplicas": 2}, "parallelism": {"tensor": 3}}))
     assert {p.field for p in caught.value.problems} == {"spec.scaling.minReplicas", "spec.parallelism.tensor"}
+
+
+def test_a_typo_is_told_beside_a_wrong_value() -> None:
+    with pytest.raises(InvalidResource) as caught:
+        parse(resource({"reasoning": {"efforts": {"low": "nativ", "hihg": 3}}}))
+    assert [str(p) for p in caught.value.problems] == [
+        "spec.reasoning.efforts.low: was 'nativ'; must be a whole number of tokens, or native",
+        "spec.reasoning.efforts.hihg: is no effort; did you mean high?",
+    ]
+
+
+def _patterns(node: Any) -> set[str]:
+    parts = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    own = {node["pattern"]} if isinstance(node, dict) and isinstance(node.get("pattern"), str) else set()
+    return own.union(*map(_patterns, parts))
+
+
+def test_no_text_is_answered_with_a_pattern() -> None:
+    ours = {URI_PATTERN, DURATION_PATTERN, QUANTITY_PATTERN, AMOUNT_PATTERN}  # these have checks of their own
+    assert _patterns(schema()["properties"]["spec"]) - ours <= set(SAID)
+
+
+@pytest.mark.parametrize("limit", ["1", 1, "1500m", "2e3", "1.", ".5Ki", "64Gi", "1E"])
+def test_kubernetes_quantities_are_taken(limit: str | int) -> None:
+    parse(resource({"pod": {"resources": {"limits": {"cpu": limit}}}}))
+
+
+TWICE = """\
+apiVersion: reasonscale.io/v1alpha1
+kind: ReasoningModel
+metadata: {name: m}
+spec:
+  model: {uri: "hf://a/b"}
+  scaling: {maxReplicas: 2}
+  scaling: {maxReplicas: 3}
+  pod:
+    env: [{name: A, value: b, name: C}]
+"""
+
+
+def test_a_key_that_stands_twice_is_refused_where_yaml_lets_the_last_win(tmp_path: Path) -> None:
+    file = tmp_path / "m.yaml"
+    file.write_text(TWICE)
+    with pytest.raises(InvalidResource) as caught:
+        load_models(file)
+    assert [str(p) for p in caught.value.problems] == [
+        "spec.scaling: stands twice (lines 6, 7): keep one",
+        "spec.pod.env[0].name: stands twice (line 9): keep one",
+    ]
+
+
+def test_what_an_anchor_repeats_stands_once(tmp_path: Path) -> None:
+    file = tmp_path / "m.yaml"
+    file.write_text(
+        "apiVersion: reasonscale.io/v1alpha1\nkind: ReasoningModel\nmetadata: {name: m}\n"
+        "spec:\n  model: {uri: 'hf://a/b'}\n  pod: {labels: &a {x: y}, annotations: {<<: *a, x: z}}\n"
+    )
+    [model] = load_models(file)
+    assert (model.spec.pod.labels, model.spec.pod.annotations) == ({"x": "y"}, {"x": "z"})
 
 
 @pytest.mark.parametrize(

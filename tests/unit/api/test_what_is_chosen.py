@@ -16,7 +16,7 @@ from reasonscale.api.load import load_models, parse
 from reasonscale.api.models import ReasoningModel
 from reasonscale.api.quantity import seconds, size_bytes
 from reasonscale.api.resolve import resolve
-from reasonscale.api.validate import notes
+from reasonscale.api.validate import InvalidResource, notes
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
@@ -71,6 +71,61 @@ def test_budgets_follow_from_the_context() -> None:
     assert chosen.efforts["none"] == 0
     assert chosen.efforts["low"] == 2560
     assert chosen.efforts["high"] == 32768  # four times the default, cut at the most
+
+
+def test_efforts_that_are_chosen_keep_the_order_of_those_written() -> None:
+    chosen = resolve(
+        model(
+            {
+                "model": {"uri": "hf://Qwen/Qwen3-32B", "maxModelLen": 40960},
+                "reasoning": {"efforts": {"low": 512, "high": 4096}},
+            }
+        )
+    ).reasoning
+    assert chosen.budget_default == 10240
+    assert chosen.efforts == {
+        "none": 0, "minimal": 512, "low": 512, "medium": 4096, "high": 4096, "xhigh": 32768, "max": 32768,
+    }  # fmt: skip
+
+
+@given(
+    st.dictionaries(st.sampled_from(["minimal", "low", "medium", "high", "xhigh", "max"]), st.integers(0, 40000)),
+    st.integers(64, 200_000),
+)
+def test_no_chosen_effort_contradicts_what_is_written(efforts: dict[str, int], context: int) -> None:
+    spec = {
+        "model": {"uri": "hf://acme/x", "maxModelLen": context},
+        "reasoning": {"parser": "qwen3", "efforts": efforts},
+    }
+    try:
+        chosen = resolve(model(spec)).reasoning
+    except InvalidResource:
+        return
+    tokens = list(chosen.efforts.values())
+    assert tokens == sorted(tokens)
+    assert tokens[-1] <= chosen.budget_max < context - chosen.answer_reserve
+
+
+def test_what_is_written_in_tokens_raises_the_most_that_is_chosen() -> None:
+    spec = {"model": {"uri": "hf://Qwen/Qwen3-32B", "maxModelLen": 131072}}
+    assert resolve(model(spec)).reasoning.budget_max == 32768
+    assert resolve(model(spec | {"reasoning": {"budget": {"default": 50000}}})).reasoning.budget_default == 50000
+    assert resolve(model(spec | {"reasoning": {"efforts": {"high": 65536}}})).reasoning.budget_max == 65536
+
+
+def test_a_number_of_the_engine_s_may_be_written_without_quotes_on_one_machine() -> None:
+    written = model(
+        {
+            "model": {"uri": "hf://acme/x"},
+            "reasoning": {"mode": "Auto", "parser": "qwen3"},
+            "engine": {"args": {"gpu_memory_utilization": 0.9, "enforce_eager": True}},
+        }
+    )
+    assert resolve(written).gpu_memory_utilization == 0.9
+    assert notes(written) == [
+        'spec.engine.args.gpu_memory_utilization: in a cluster write it as text: "0.9"',
+        'spec.engine.args.enforce_eager: in a cluster write it as text: "true"',
+    ]
 
 
 def test_a_local_model_is_found_beside_its_file() -> None:

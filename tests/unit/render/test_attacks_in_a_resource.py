@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import string
 from typing import Any
@@ -32,18 +33,15 @@ EVIL = st.one_of(
 
 
 def resource(text: str) -> dict[str, Any]:
-    """Return a resource that says a text wherever it may say any."""
+    """Return a resource that says a text wherever it may say any; behind an @ of the URI stands a revision, one argument more."""
     return {
         "apiVersion": c.API_VERSION, "kind": c.KIND, "metadata": {"name": "m", "annotations": {"note": text}},
         "spec": {
-            "model": {"uri": f"hf://acme/x{text}".replace("\n", ""), "maxModelLen": 4096, "tokenSecretRef": {"name": text, "key": text}},
-            "engine": {"image": "i" + "".join(text.split()), "args": {"seed": text, "dtype": text, "hf_overrides": text}},
-            "accelerator": {"product": text},
-            "classes": [{"name": "a", "match": {"header": text, "values": [text]}}],
+            "model": {"uri": f"hf://acme/x{text}".translate({10: None, ord("@"): None}), "maxModelLen": 4096, "tokenSecretRef": {"name": "s", "key": text}},
+            "engine": {"image": "i" + "".join(text.split()), "args": {"load_format": text, "quantization": text, "tokenizer_mode": text}},
+            "classes": [{"name": "a", "match": {"header": "x", "values": [text]}}],
             "pod": {
-                "annotations": {"note": text}, "labels": {"note": text}, "env": [{"name": "X", "value": text}],
-                "nodeSelector": {"zone": text}, "imagePullSecrets": [{"name": text}], "serviceAccountName": text,
-                "priorityClassName": text, "schedulerName": text, "runtimeClassName": text,
+                "annotations": {"note": text}, "env": [{"name": "X", "value": text}],
                 "tolerations": [{"key": text, "value": text}],
             },
         },
@@ -90,7 +88,31 @@ def test_a_text_changes_no_object_s_structure_and_no_command(text: str) -> None:
     assert notes == {"note": text}
     assert engine["spec"]["containers"][0]["image"] == "i" + "".join(text.split())
     [model] = found[0]["spec"]["serveConfigV2"]["applications"][0]["args"]["models"]
-    assert (model["model_id"], model["engine_kwargs"]["hf_overrides"]) == ("m", value_of(text))
+    assert (model["model_id"], model["engine_kwargs"]["quantization"]) == ("m", value_of(text))
+
+
+@pytest.mark.parametrize("text", ["$(id)", "a\nb", "a'b", "{{ .Values }}", "a b", "a\n", "!!x", "&a"])
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"accelerator": {"product": "?"}}, "accelerator.product"),
+        ({"accelerator": {"resourceName": "?"}}, "accelerator.resourceName"),
+        ({"classes": [{"name": "a", "match": {"header": "?", "values": ["x"]}}]}, "classes[0].match.header"),
+        ({"pod": {"labels": {"note": "?"}}}, "pod.labels.note"),
+        ({"pod": {"nodeSelector": {"zone": "?"}}}, "pod.nodeSelector.zone"),
+        ({"pod": {"imagePullSecrets": [{"name": "?"}]}}, "pod.imagePullSecrets[0].name"),
+        ({"pod": {"serviceAccountName": "?"}}, "pod.serviceAccountName"),
+        ({"pod": {"priorityClassName": "?"}}, "pod.priorityClassName"),
+        ({"pod": {"schedulerName": "?"}}, "pod.schedulerName"),
+        ({"pod": {"runtimeClassName": "?"}}, "pod.runtimeClassName"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_name_of_kubernetes_is_no_text(spec: dict[str, Any], field: str, text: str) -> None:
+    told = json.loads(json.dumps({"model": {"uri": "hf://a/b"}} | spec).replace('"?"', json.dumps(text)))
+    with pytest.raises(InvalidResource) as refused:
+        parse({"apiVersion": c.API_VERSION, "kind": c.KIND, "metadata": {"name": "m"}, "spec": told})
+    assert [p.field for p in refused.value.problems] == [f"spec.{field}"]
 
 
 @pytest.mark.parametrize("name", ["a b", "a\nb", "a#b", "a'b", "-a", "a/", "", "$(id)", "é"])

@@ -114,7 +114,7 @@ def test_no_text_of_a_resource_becomes_syntax(value: str, note: str) -> None:
     resource = {
         "apiVersion": c.API_VERSION, "kind": c.KIND, "metadata": {"name": "m"},
         "spec": {
-            "model": {"uri": "hf://acme/" + "x" + value.replace("\n", ""), "name": "n/a:1.5"}, "engine": {"args": {"seed": note}},
+            "model": {"uri": "hf://acme/" + "x" + value.replace("\n", ""), "name": "n/a:1.5"}, "engine": {"args": {"quantization": note}},
             "pod": {"annotations": {"note": note}, "env": [{"name": "X", "value": value}]},
         },
     }  # fmt: skip
