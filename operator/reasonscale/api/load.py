@@ -67,14 +67,14 @@ def load_models(path: Path | str) -> list[ReasoningModel]:
         raise InvalidResource([Problem("", f"can't be read: {error}")]) from None
     except RecursionError:
         raise InvalidResource([Problem("", "lists or maps are nested too deeply")]) from None
+    except TwiceSaid as error:
+        raise InvalidResource([Problem(field, _times(lines)) for field, lines in error.found]) from None
     except ValueError as error:  # a number of thousands of digits, a date that is none
         raise InvalidResource([Problem("", f"holds a value that can't be: {str(error).partition(';')[0]}")]) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
         raise InvalidResource([Problem("", f"is no YAML{where}: {getattr(error, 'problem', None) or error}")]) from None
-    except TwiceSaid as error:
-        raise InvalidResource([Problem(field, _times(lines)) for field, lines in error.found]) from None
     if not found:
         raise InvalidResource([Problem("", "is empty: it must hold a ReasoningModel")])
     models = [parse(document, path.parent) for document in found]
