@@ -40,23 +40,23 @@ TUNED = Path("bench/tuned.json")
 
 # The main parameters of each rule; 20 points or more, the rest as shipped.
 GRIDS: dict[str, dict[str, list[Any]]] = {
-    "ray-serve": {"target": [8, 12, 16, 24, 32], "downscale_delay_s": [0.0, 15.0, 30.0, 60.0, 120.0, 600.0]},
-    "hpa": {"target": [8, 12, 16, 24, 32], "down_window_s": [0.0, 15.0, 30.0, 60.0, 300.0]},
+    "ray-serve": {"target": [8, 12, 16, 18, 20, 24, 32], "downscale_delay_s": [0.0, 15.0, 30.0, 60.0, 120.0, 600.0]},
+    "hpa": {"target": [8, 12, 16, 18, 20, 24, 32], "down_window_s": [0.0, 15.0, 30.0, 60.0, 300.0]},
     "production-stack": {"target": [0.01, 0.05, 0.1, 0.2, 0.5], "down_window_s": [300.0, 900.0, 1800.0, 3600.0]},
-    "kserve-keda": {"target": [2, 8, 12, 16, 24, 32, 64], "down_window_s": [0.0, 15.0, 30.0, 60.0, 300.0]},
-    "knative-kpa": {"target": [8, 12, 16, 20, 24, 32], "stable_s": [6.0, 15.0, 30.0, 60.0, 180.0]},
-    "kubeai": {"target": [4, 8, 12, 16, 24, 32, 64], "window_s": [10.0, 20.0, 30.0, 60.0, 180.0]},
+    "kserve-keda": {"target": [2, 8, 12, 16, 18, 20, 24, 32, 64], "down_window_s": [0.0, 15.0, 30.0, 60.0, 300.0]},
+    "knative-kpa": {"target": [8, 12, 14, 16, 20, 24, 32], "stable_s": [6.0, 15.0, 30.0, 60.0, 180.0]},
+    "kubeai": {"target": [4, 8, 12, 16, 18, 20, 24, 32, 64], "window_s": [10.0, 20.0, 30.0, 60.0, 180.0]},
     "aibrix-apa": {"target": [0.02, 0.03, 0.05, 0.07, 0.1, 0.2, 0.3, 0.5], "window_s": [30.0, 60.0, 180.0]},
     "llm-d-wva-v1": {"kv_saturated": [0.05, 0.1, 0.2, 0.4, 0.8], "kv_spare": [0.02, 0.05, 0.1, 0.2]},
     "llm-d-wva-v2": {"kv_share": [0.05, 0.1, 0.2, 0.4], "up_threshold": [0.15, 0.3, 0.6], "down_boundary": [0.1, 0.3, 0.7]},
     "llm-d-token-aware": {"prefill_s": [0.75, 1.5, 3.0, 6.0, 12.0], "kv_share": [0.2, 0.3, 0.4, 0.5, 0.6, 0.8]},
     "llm-d-slo-aware": {"high": [0.3, 0.4, 0.45, 0.5, 0.55, 0.7], "low": [0.1, 0.2, 0.3, 0.4]},
-    "dynamo-throughput": {"interval_s": [30.0, 60.0, 120.0, 180.0], "tpot_share": [0.4, 0.41, 0.42, 0.43, 0.46], "predictor": ["constant", "linear"]},
+    "dynamo-throughput": {"interval_s": [60.0, 120.0, 180.0, 300.0, 600.0], "tpot_share": [0.39, 0.4, 0.41, 0.43], "predictor": ["constant", "linear"]},
     "dynamo-load": {"down_share": [0.2, 0.3, 0.4, 0.5, 0.6], "kv_max": [0.02, 0.05, 0.1, 0.3]},
     "dynamo-easy": {"up": [0.2, 0.3, 0.4, 0.6, 1.0, 1.5, 2.5], "down": [0.05, 0.1, 0.2, 0.4, 0.6]},
     "tokenscale": {"headroom": [1.0, 1.4, 1.8, 2.2, 3.0, 4.0], "window_s": [30.0, 60.0, 180.0, 300.0, 600.0]},
     "chiron": {"busy_share": [0.15, 0.2, 0.333, 0.45, 0.6, 0.8], "busy_at": [0.15, 0.3, 0.5, 0.7, 0.9]},
-    "sageserve": {"up": [0.01, 0.03, 0.1, 0.3], "tpot_share": [0.42, 0.46, 0.5, 0.65], "down": [0.01, 0.3]},
+    "sageserve": {"up": [0.03, 0.1, 0.3], "tpot_share": [0.39, 0.4, 0.42, 0.46], "down": [0.0, 0.01, 0.05]},
     "preserve": {"kv_share": [0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8], "window_s": [60.0, 120.0, 300.0, 600.0]},
 }  # fmt: skip
 
@@ -68,7 +68,7 @@ LIMITS: dict[tuple[str, str], dict[Any, str]] = {
     ("kserve-keda", "down_window_s"): {0.0: "no window"},
     ("production-stack", "down_window_s"): {3600.0: "the longest window that Kubernetes takes"},
     ("knative-kpa", "stable_s"): {6.0: "the shortest window that Knative takes"},
-    ("dynamo-throughput", "interval_s"): {15.0: "what a scrape takes: more often nothing is new"},
+    ("sageserve", "down"): {0.0: "memory never lowers it"},
     ("dynamo-throughput", "tpot_share"): {0.39: "the step time of one request alone is 0.385 of the objective"},
 }
 
