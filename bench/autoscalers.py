@@ -40,25 +40,46 @@ TUNED = Path("bench/tuned.json")
 
 # The main parameters of each rule; 20 points or more, the rest as shipped.
 GRIDS: dict[str, dict[str, list[Any]]] = {
-    "ray-serve": {"target": [2, 8, 12, 16, 24, 32, 64], "downscale_delay_s": [15.0, 30.0, 60.0, 120.0, 600.0]},
-    "hpa": {"target": [4, 8, 12, 16, 24, 32, 64], "down_window_s": [0.0, 15.0, 30.0, 60.0, 300.0]},
-    "production-stack": {"target": [0.01, 0.1, 0.5, 1, 2, 3, 5, 8, 12, 20], "down_window_s": [60.0, 300.0, 900.0]},
-    "kserve-keda": {"target": [2, 8, 12, 16, 24, 32, 64], "down_window_s": [0.0, 15.0, 30.0, 60.0, 300.0]},
-    "knative-kpa": {"target": [4, 8, 16, 24, 32, 48, 64, 100, 128, 160], "stable_s": [60.0, 180.0, 600.0]},
-    "kubeai": {"target": [4, 8, 12, 16, 24, 32, 64], "window_s": [10.0, 20.0, 30.0, 60.0, 180.0]},
+    "ray-serve": {"target": [8, 12, 16, 18, 20, 24, 32], "downscale_delay_s": [0.0, 15.0, 30.0, 60.0, 120.0, 600.0]},
+    "hpa": {"target": [8, 12, 16, 18, 20, 24, 32], "down_window_s": [0.0, 15.0, 30.0, 60.0, 300.0]},
+    "production-stack": {"target": [0.01, 0.05, 0.1, 0.2, 0.5], "down_window_s": [300.0, 900.0, 1800.0, 3600.0]},
+    "kserve-keda": {"target": [2, 8, 12, 16, 18, 20, 24, 32, 64], "down_window_s": [0.0, 15.0, 30.0, 60.0, 300.0]},
+    "knative-kpa": {"target": [8, 12, 14, 16, 20, 24, 32], "stable_s": [6.0, 15.0, 30.0, 60.0, 180.0]},
+    "kubeai": {"target": [4, 8, 12, 16, 18, 20, 24, 32, 64], "window_s": [10.0, 20.0, 30.0, 60.0, 180.0]},
     "aibrix-apa": {"target": [0.02, 0.03, 0.05, 0.07, 0.1, 0.2, 0.3, 0.5], "window_s": [30.0, 60.0, 180.0]},
-    "llm-d-wva-v1": {"kv_saturated": [0.2, 0.4, 0.6, 0.8, 0.9], "kv_spare": [0.05, 0.1, 0.2, 0.3], "queue_spare": [1.0, 3.0]},
-    "llm-d-wva-v2": {"kv_share": [0.2, 0.4, 0.6, 0.8, 0.95], "up_threshold": [0.3, 0.5, 0.7, 0.85], "down_boundary": [0.3, 0.7]},
+    "llm-d-wva-v1": {"kv_saturated": [0.05, 0.1, 0.2, 0.4, 0.8], "kv_spare": [0.02, 0.05, 0.1, 0.2]},
+    "llm-d-wva-v2": {"kv_share": [0.05, 0.1, 0.2, 0.4], "up_threshold": [0.15, 0.3, 0.6], "down_boundary": [0.1, 0.3, 0.7]},
     "llm-d-token-aware": {"prefill_s": [0.75, 1.5, 3.0, 6.0, 12.0], "kv_share": [0.2, 0.3, 0.4, 0.5, 0.6, 0.8]},
-    "llm-d-slo-aware": {"high": [0.4, 0.55, 0.7, 0.8, 0.9, 1.0], "low": [0.2, 0.4, 0.6, 0.75]},
-    "dynamo-throughput": {"interval_s": [30.0, 60.0, 120.0, 180.0], "tpot_share": [0.5, 0.6, 0.7, 0.8, 1.0], "predictor": ["constant", "linear"]},
-    "dynamo-load": {"down_share": [0.4, 0.5, 0.6, 0.7, 0.8, 0.9], "kv_max": [0.3, 0.5, 0.7, 0.9]},
+    "llm-d-slo-aware": {"high": [0.3, 0.4, 0.45, 0.5, 0.55, 0.7], "low": [0.1, 0.2, 0.3, 0.4]},
+    "dynamo-throughput": {"interval_s": [60.0, 120.0, 180.0, 300.0, 600.0], "tpot_share": [0.39, 0.4, 0.41, 0.43], "predictor": ["constant", "linear"]},
+    "dynamo-load": {"down_share": [0.2, 0.3, 0.4, 0.5, 0.6], "kv_max": [0.02, 0.05, 0.1, 0.3]},
     "dynamo-easy": {"up": [0.2, 0.3, 0.4, 0.6, 1.0, 1.5, 2.5], "down": [0.05, 0.1, 0.2, 0.4, 0.6]},
     "tokenscale": {"headroom": [1.0, 1.4, 1.8, 2.2, 3.0, 4.0], "window_s": [30.0, 60.0, 180.0, 300.0, 600.0]},
     "chiron": {"busy_share": [0.15, 0.2, 0.333, 0.45, 0.6, 0.8], "busy_at": [0.15, 0.3, 0.5, 0.7, 0.9]},
-    "sageserve": {"up": [0.1, 0.2, 0.3, 0.4, 0.5, 0.7], "tpot_share": [0.5, 0.55, 0.65, 0.8, 1.0]},
+    "sageserve": {"up": [0.03, 0.1, 0.3], "tpot_share": [0.39, 0.4, 0.42, 0.46], "down": [0.0, 0.01, 0.05]},
     "preserve": {"kv_share": [0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8], "window_s": [60.0, 120.0, 300.0, 600.0]},
 }  # fmt: skip
+
+
+# Ends of a grid that are ends of what the rule can do: an optimum there is at no edge.
+LIMITS: dict[tuple[str, str], dict[Any, str]] = {
+    ("ray-serve", "downscale_delay_s"): {0.0: "no delay"},
+    ("hpa", "down_window_s"): {0.0: "no window"},
+    ("kserve-keda", "down_window_s"): {0.0: "no window"},
+    ("production-stack", "down_window_s"): {3600.0: "the longest window that Kubernetes takes"},
+    ("knative-kpa", "stable_s"): {6.0: "the shortest window that Knative takes"},
+    ("sageserve", "down"): {0.0: "memory never lowers it"},
+    ("dynamo-throughput", "tpot_share"): {0.39: "the step time of one request alone is 0.385 of the objective"},
+}
+
+
+def ends(policy: str, point: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
+    """Return which parameters are at an end of their grid, and, apart from them, at a limit of the rule with its name."""
+    last = {
+        k: v for k, v in point.items() if not isinstance(v, str) and v in (GRIDS[policy][k][0], GRIDS[policy][k][-1])
+    }
+    limits = {k: LIMITS[policy, k][v] for k, v in last.items() if v in LIMITS.get((policy, k), {})}
+    return [k for k in last if k not in limits], limits
 
 
 @lru_cache(maxsize=2)
@@ -179,21 +200,22 @@ def tune(data: str, only: list[str] | None = None, processes: int | None = None)
     for policy, params in points.items():
 
         def score(p: str, policy: str = policy) -> tuple[float, ...]:
+            """Order the points; of two that do the same, the one farther from the grid's ends is first."""
             mine = [found[t, policy, p] for t in names]
             met = sum(r["attainment"] >= AIM for r in mine)
             missed = sum(min(0.0, r["attainment"] - AIM) for r in mine)
             # The logarithm, so that one large trace doesn't outvote the others.
             hours = sum(float(np.log(r["gpu_hours"])) for r in mine)
-            return (-met, hours if met else -missed, -missed, hours)
+            return (-met, hours if met else -missed, -missed, hours, len(ends(policy, json.loads(p))[0]))
 
         best = min(params, key=score)
         chosen[policy] = json.loads(best)
-        grid = GRIDS[policy]
+        edge, limit = ends(policy, chosen[policy])
         report[policy] = {
+            "points": len(params),
             "met": {t: found[t, policy, best]["attainment"] for t in names},
-            "at_the_edge": [
-                k for k, v in chosen[policy].items() if len(grid[k]) > 2 and v in (grid[k][0], grid[k][-1])
-            ],
+            "at_the_edge": edge,
+            "at_a_limit": limit,
         }
     found_at = {
         "header": header("python -m bench.autoscalers tune"),
@@ -210,7 +232,13 @@ def alone(names: list[str]) -> dict[str, Any]:
     """Return for each trace the cheapest point of any rival's grid that meets the aim there, for whatever else it does."""
     out = {}
     kept = RESULTS / "autoscalers-tune.jsonl"
-    rows = [json.loads(line) for line in kept.read_text().splitlines()]
+    kept_rows = [json.loads(line) for line in kept.read_text().splitlines()]
+    # Of grids that were once, what is in them no more doesn't count.
+    rows = [
+        r
+        for r in kept_rows
+        if (grid := GRIDS[r["named"]]).keys() == r["params"].keys() and all(r["params"][k] in grid[k] for k in grid)
+    ]
     for name in names:
         good = [r for r in rows if r["trace"] == name and r["attainment"] >= AIM]
         if good:
