@@ -40,8 +40,8 @@ TUNED = Path("bench/tuned.json")
 
 # The main parameters of each rule; 20 points or more, the rest as shipped.
 GRIDS: dict[str, dict[str, list[Any]]] = {
-    "ray-serve": {"target": [8, 12, 16, 18, 20, 24, 32], "downscale_delay_s": [0.0, 15.0, 30.0, 60.0, 120.0, 600.0]},
-    "hpa": {"target": [8, 12, 16, 18, 20, 24, 32], "down_window_s": [0.0, 15.0, 30.0, 60.0, 300.0]},
+    "ray-serve": {"target": [8, 12, 16, 18, 20, 24, 32, 64], "downscale_delay_s": [0.0, 15.0, 30.0, 60.0, 120.0, 600.0]},
+    "hpa": {"target": [8, 12, 16, 18, 20, 24, 32, 64], "down_window_s": [0.0, 15.0, 30.0, 60.0, 300.0]},
     "production-stack": {"target": [0.01, 0.05, 0.1, 0.2, 0.5], "down_window_s": [300.0, 900.0, 1800.0, 3600.0]},
     "kserve-keda": {"target": [2, 8, 12, 16, 18, 20, 24, 32, 64], "down_window_s": [0.0, 15.0, 30.0, 60.0, 300.0]},
     "knative-kpa": {"target": [8, 12, 14, 16, 20, 24, 32], "stable_s": [6.0, 15.0, 30.0, 60.0, 180.0]},

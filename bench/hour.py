@@ -21,7 +21,7 @@ from reasonscale.simulator.profile import load as load_profile
 from reasonscale.simulator.run import Options, Outcome, run, setting_of
 from reasonscale.simulator.workload import Workload
 
-# Rules that cost about as much as ours: those that meet 99 % take twice as much.
+# Rules that cost about as much as ours: those that meet 99 % take about twice as much.
 RIVALS = (("llm-d-wva-v2", False), ("knative-kpa", False), ("dynamo-load", True))
 SHIFT_RIVALS = ("kserve-keda", "kubeai", "dynamo-throughput", "chiron", "preserve")
 COLOURS = ("#c0392b", "#1f5aa6", "#d9822b", "#4a7a3a")
