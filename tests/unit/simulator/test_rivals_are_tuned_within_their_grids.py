@@ -19,7 +19,8 @@ def test_every_rival_has_a_grid_and_is_tuned():
 def test_a_grid_has_twenty_points_and_the_chosen_one_is_of_them(rival):
     grid, point = GRIDS[rival], FOUND["params"][rival]
     assert prod(map(len, grid.values())) == FOUND["report"][rival]["points"] >= 20
-    assert point.keys() == grid.keys() and all(point[k] in grid[k] for k in grid)
+    assert point.keys() == grid.keys()
+    assert all(point[k] in grid[k] for k in grid)
 
 
 @pytest.mark.parametrize("rival", GRIDS)
