@@ -89,7 +89,7 @@ def test_in_place_ends_the_running_chain_before_the_only_engine_restarts(serving
 
 def test_recreate_makes_the_model_anew(serving: Target) -> None:
     target, before, began = serving, clusters(serving), time.monotonic()
-    change(target, "Recreate", 8)
+    change(target, "Recreate", 5)
     until(lambda: clusters(target) and clusters(target) != before, 180, "another cluster is made", 3)
     until(lambda: target.ready(NAME), 2 * START_S, "it serves again", 3)
     print(f"e2e: Recreate: serves again after {time.monotonic() - began:.0f} s")
