@@ -60,7 +60,7 @@ def test_no_byte_is_lost_whatever_character_or_json_the_engine_died_in(fleet: An
             assert (got.said, got.finishes, got.usages) == (want.said, want.finishes, want.usages)
         pauses = sorted(h.longest_s for h in heard)
         print(f"kill -9 of the {what}: {len(rows)} streams there, longest silence {pauses[-1]:.2f} s")
+        fleet.wait_replicas(2, but=frozenset({victim}))  # before then Serve still names the dead one
         fleet.wait_all_idle()
-        fleet.wait_replicas(2, but=frozenset({victim}))
     print(f"{cut} streams were cut inside a character of the chain")
     assert cut
