@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from reasonscale.simulator.engine import Floats
+from reasonscale.simulator.engine import Floats, Ints
 from reasonscale.simulator.policies.base import Policy, Setting, Static, View
 from reasonscale.simulator.profile import Profile
 from reasonscale.simulator.run import Options, Outcome, run, setting_of
@@ -147,12 +147,22 @@ def expected_need(work: Workload, profile: Profile, options: Options) -> Floats:
     return np.asarray(need.max(axis=1))
 
 
-class Informed(Policy):
+class Orders(Policy):
+    """Orders what was laid down for each `GRID_S` before the run."""
+
+    period_s = GRID_S
+    _orders: Ints
+
+    def decide(self, view: View) -> int:
+        """Return the number for now."""
+        return max(1, int(self._orders[min(len(self._orders) - 1, int(view.now / GRID_S))]))
+
+
+class Informed(Orders):
     """Orders what `expected_need` expects, times a factor, and gives nothing up until it was less for `hold_s`."""
 
     name = "informed"
     router = "gated"
-    period_s = GRID_S
 
     def __init__(self, setting: Setting, expected: Floats, factor: float, hold_s: float) -> None:
         super().__init__(setting)
@@ -160,29 +170,19 @@ class Informed(Policy):
         most = np.lib.stride_tricks.sliding_window_view(np.append(np.zeros(back - 1), expected), back).max(axis=1)
         self._orders = np.ceil(most * factor - 1e-9).astype(np.int64)
 
-    def decide(self, view: View) -> int:
-        """Return the number for now."""
-        return max(1, int(self._orders[min(len(self._orders) - 1, int(view.now / GRID_S))]))
 
-
-class Scheduled(Policy):
+class Scheduled(Orders):
     """Follows a schedule made with the future known: what is needed by the time that a replica ordered now is ready."""
 
     name = "clairvoyant"
     router = "expected-load"
-    period_s = GRID_S
 
     def __init__(self, setting: Setting, need: Floats, factor: float, hold_s: float) -> None:
         super().__init__(setting)
         # A start takes about a tenth more or less than its mean; of those ordered together the last one counts.
         ahead = round((1.2 * setting.cold_start_s + hold_s) / GRID_S) + 1
         most = np.lib.stride_tricks.sliding_window_view(np.append(need, np.zeros(ahead - 1)), ahead).max(axis=1)
-        self._schedule = np.ceil(most * factor - 1e-9).astype(np.int64)
-
-    def decide(self, view: View) -> int:
-        """Return the number for now."""
-        i = min(len(self._schedule) - 1, int(view.now / GRID_S))
-        return max(1, int(self._schedule[i]))
+        self._orders = np.ceil(most * factor - 1e-9).astype(np.int64)
 
 
 def clairvoyant(
@@ -190,12 +190,7 @@ def clairvoyant(
     tell: Callable[[str], None] | None = None,
 ) -> Outcome:  # fmt: skip
     """Return the cheapest run found that meets `aim`: a search over how much and how long ahead of the known need."""
-    need, setting = need_over_time(work, profile, options), setting_of(work, profile, options)
-
-    def play(factor: float, hold_s: float) -> Outcome:
-        return run(work, profile, Scheduled(setting, need, factor, hold_s), options)
-
-    return _cheapest(play, options, aim, tell)
+    return _cheapest(Scheduled, need_over_time(work, profile, options), work, profile, options, aim, tell)
 
 
 def informed(
@@ -203,21 +198,19 @@ def informed(
     tell: Callable[[str], None] | None = None,
 ) -> Outcome:  # fmt: skip
     """Return the cheapest run found that meets `aim` and knows all distributions, but not the future."""
-    expected, setting = expected_need(work, profile, options), setting_of(work, profile, options)
-
-    def play(factor: float, hold_s: float) -> Outcome:
-        return run(work, profile, Informed(setting, expected, factor, hold_s), options)
-
-    return _cheapest(play, options, aim, tell)
+    return _cheapest(Informed, expected_need(work, profile, options), work, profile, options, aim, tell)
 
 
 def _cheapest(
-    play: Callable[[float, float], Outcome], options: Options, aim: float, tell: Callable[[str], None] | None
-) -> Outcome:
+    policy: type[Scheduled] | type[Informed], need: Floats, work: Workload, profile: Profile, options: Options, aim: float,
+    tell: Callable[[str], None] | None,
+) -> Outcome:  # fmt: skip
+    """Return the cheapest run that meets `aim`: a search over the factor of the need and how long it is held."""
     runs: list[Outcome] = []
+    setting = setting_of(work, profile, options)
 
     def meets(factor: float, hold_s: float) -> bool:
-        found = play(factor, hold_s)
+        found = run(work, profile, policy(setting, need, factor, hold_s), options)
         runs.append(found)
         if tell is not None:
             tell(f"factor {factor:.3f}, hold {hold_s:.0f} s: {found.attainment:.4f}, {found.gpu_hours:.1f} GPU-hours")
