@@ -118,8 +118,9 @@ class Autoscaler:
 
     async def _bring(self, decision: Decision, fleet: Fleet, policy: Policy) -> str | None:
         """Ask for what was decided; return what went wrong."""
-        asked = fleet.target if policy.mode is Mode.RECOMMEND else decision.target + len(decision.emptied)
-        failed = []
+        if policy.mode is Mode.RECOMMEND:  # what is emptied stays so until it lapses: nothing is told to anybody
+            return None
+        asked, failed = decision.target + len(decision.emptied), []
 
         async def number() -> None:
             if asked != fleet.target:
@@ -129,8 +130,6 @@ class Autoscaler:
                     failed.append(f"could not ask for {asked} replicas: {_words(error)}")
 
         async def empty() -> None:
-            if policy.mode is Mode.RECOMMEND:  # what is emptied stays so until it lapses: nothing is told to anybody
-                return
             if fleet.emptied is not None and decision.emptied != fleet.emptied:
                 try:
                     await self._actuator.empty(decision.emptied)
