@@ -16,9 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.gpu import ledger, loop, shapes, sleep, tax
+from bench.gpu import answers, ledger, loop, shapes, sleep, tax
 
-STAGES = ("profile", "tax", "small", "loop", "ledger", "sleep")
+STAGES = ("profile", "tax", "three", "small", "loop", "ledger", "answers", "sleep")
 
 
 class Bench:
@@ -31,9 +31,12 @@ class Bench:
 
     def keep(self, stage: str) -> Callable[[Any], None]:
         """Return what writes a stage's result: a run that is cut off keeps what it had."""
-        return lambda found: (self.out / f"gpu-{stage}.json").write_text(
-            json.dumps({"header": self.header(stage), **found}, indent=1) + "\n"
-        )
+
+        def write(found: Any) -> None:
+            text = json.dumps({"header": self.header(stage), **found}, indent=1)
+            (self.out / f"gpu-{stage}.json").write_text(text + "\n")
+
+        return write
 
     def header(self, stage: str) -> dict[str, str]:
         """Return what the stage ran on."""
@@ -78,8 +81,18 @@ class Bench:
         file = shapes.resource(
             shape, folder, fraction=45, replicas=1, cpu=self.rehearse, seats=8 if self.rehearse else 256
         )
-        streams, tokens = ((1, 4), 24) if self.rehearse else ((1, 64, 256), 250)
-        asyncio.run(tax.measure(file, streams, tokens, 2, self.keep("tax"), gpus=not self.rehearse))
+        streams, tokens = ((1, 4), 24) if self.rehearse else ((1, 64, 256), 500)
+        asyncio.run(tax.measure(file, streams, tokens, 3, self.keep("tax"), gpus=not self.rehearse))
+
+    def three(self) -> None:
+        """One stack with three engines against three bare servers."""
+        shape, cpu = ("tiny", True) if self.rehearse else ("qwen2-1.5b", False)
+        folder = self.work / "three"
+        folder.mkdir(exist_ok=True)
+        count = 2 if cpu else 3
+        file = shapes.resource(shape, folder, fraction=14, replicas=count, cpu=cpu, seats=8 if cpu else 256)
+        streams, tokens, pairs = (8, 24, 1) if cpu else (192, 500, 3)
+        asyncio.run(tax.three(file, streams, tokens, pairs, self.keep("three"), gpus=not cpu, engines=count))
 
     def ledger(self) -> None:
         """The ledger's count under three engines."""
@@ -102,6 +115,12 @@ class Bench:
         folder = self.work / "loop"
         folder.mkdir(exist_ok=True)
         asyncio.run(loop.measure(folder, self.out, self.keep("loop"), rehearse=self.rehearse))
+
+    def answers(self) -> None:
+        """Right answers while an engine is killed."""
+        folder = self.work / "answers"
+        folder.mkdir(exist_ok=True)
+        asyncio.run(answers.measure(folder, self.keep("answers"), rehearse=self.rehearse))
 
     def sleep(self) -> None:
         """How long an engine takes to go to sleep and to wake."""

@@ -32,8 +32,8 @@ PACE_MS = 40.0
 FRACTION, SEATS, CONTEXT = 30, 64, 8192
 RATE, SEED = 4.5, 7
 # Seconds, and the range of tokens of a chain.
-PHASES = ((30.0, (120, 300)), (125.0, (600, 1000)), (50.0, (120, 300)))
-CALM_S = 60.0
+PHASES = ((180.0, (120, 300)), (480.0, (600, 1000)), (240.0, (120, 300)))
+CALM_S = 100.0
 
 
 def load(name: str, rehearse: bool) -> list[tuple[float, int, dict[str, Any]]]:
@@ -52,8 +52,8 @@ def load(name: str, rehearse: bool) -> list[tuple[float, int, dict[str, Any]]]:
 
 
 @asynccontextmanager
-async def up(file: Path, logs: Path, *more: str) -> Any:
-    """Run `reasonscale up` and yield (its API's address, its status page's, seconds to ready)."""
+async def up(file: Path, logs: Path, *more: str, ready: int = 1) -> Any:
+    """Run `reasonscale up` and yield (its API's address, its status page's, seconds until so many replicas are ready)."""
     port, status = free_port(), free_port()
     command = [
         sys.executable, "-m", "reasonscale.cli.main", "up", str(file), "--plain", "--port", str(port),
@@ -72,6 +72,10 @@ async def up(file: Path, logs: Path, *more: str) -> Any:
                 if process.returncode is not None or time.monotonic() - began > 400:
                     raise RuntimeError(f"up did not start: {(logs.parent / 'up.txt').read_text()[-1500:]}")
                 await asyncio.sleep(0.5)
+            while int((await _status(f"http://127.0.0.1:{status}")).get("ready") or 0) < ready:
+                if time.monotonic() - began > 600:
+                    raise RuntimeError(f"fewer than {ready} replicas: {(logs.parent / 'up.txt').read_text()[-1500:]}")
+                await asyncio.sleep(1.0)
             yield f"http://127.0.0.1:{port}", f"http://127.0.0.1:{status}", time.monotonic() - began
         finally:
             if process.returncode is None:
@@ -131,11 +135,13 @@ def engines() -> list[int]:
     ]
 
 
-async def killed(url: str, name: str, tokens: int) -> dict[str, Any]:
-    """Kill the engine with -9 while it streams, and return what became of the streams."""
+async def killed(url: str, name: str, tokens: int, streams: int = 8, after_s: float | None = None) -> dict[str, Any]:
+    """Kill one engine with -9 while it streams, and return what became of the streams."""
     start = time.time() + 1
-    playing = asyncio.create_task(play(url, [(start + i / 10, body(name, tokens)) for i in range(8)], processes=2))
-    await asyncio.sleep(1 + tokens * PACE_MS / 1000 / 3)
+    playing = asyncio.create_task(
+        play(url, [(start + i / streams, body(name, tokens)) for i in range(streams)], processes=2)
+    )
+    await asyncio.sleep(1 + (tokens * PACE_MS / 1000 / 3 if after_s is None else after_s))
     victims = engines()
     for pid in victims[:1]:
         os.kill(pid, signal.SIGKILL)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import httpx
 from bench.gpu.client import Seen, body, play
+from bench.processes import cpu
 from bench.stack import vllm_server
 
 from reasonscale.api.load import load_models
@@ -22,6 +24,8 @@ from reasonscale.load.client import percentile
 from reasonscale.local.app import LocalApp
 from reasonscale.local.ray_node import free_port
 from reasonscale.serving.config import CPU_ENV, OFFLINE_ENV, model_args
+
+STEADY = (16.0, 15.0)  # requests a second, seconds
 
 
 def resolved_of(file: Path) -> Resolved:
@@ -69,6 +73,12 @@ async def burst(url: str, name: str, streams: int, tokens: int) -> list[Seen]:
     return await play(url, plan, processes=1 if streams < 8 else 6)
 
 
+async def steady(url: str, name: str, rate: float, seconds: float, tokens: int) -> list[Seen]:
+    """Send so many requests a second, evenly: what a request meets where others run, and not where all come at once."""
+    start = time.time() + 1.5
+    return await play(url, [(start + i / rate, body(name, tokens)) for i in range(int(rate * seconds))], processes=6)
+
+
 async def single(url: str, name: str, times: int, tokens: int) -> list[Seen]:
     """Run requests one after another."""
     start = time.time() + 1.0
@@ -76,6 +86,14 @@ async def single(url: str, name: str, times: int, tokens: int) -> list[Seen]:
     for _ in range(times):
         found += await play(url, [(max(start, time.time() + 0.2), body(name, tokens))], processes=1)
     return found
+
+
+def cores(before: dict[int, tuple[str, float]], began: float) -> dict[str, float]:
+    """Return how many cores each kind of process took since `before`, which was taken at `began`."""
+    passed, out = time.monotonic() - began, dict[str, float]()
+    for pid, (what, spent) in cpu().items():
+        out[what] = out.get(what, 0.0) + (spent - before.get(pid, (what, 0.0))[1]) / passed
+    return {what: round(taken, 2) for what, taken in sorted(out.items())}
 
 
 def figures(found: list[Seen], tokens: int) -> dict[str, Any]:
@@ -104,7 +122,7 @@ async def measure(
 ) -> dict[str, Any]:
     """Return both sides' rounds by number of streams; `keep` is called with what there is after every round."""
     resolved = resolved_of(file)
-    name, out = resolved.served_name, {"tokens": tokens, "rounds": {}, "ledger": [], "starts_s": {}}
+    name, out = resolved.served_name, dict[str, Any](tokens=tokens, rounds={}, starts_s={})
     with tempfile.TemporaryDirectory() as folder:
         began = time.monotonic()
         async with bare(resolved, Path(folder) / "bare.log", gpus=gpus) as bare_url:
@@ -123,10 +141,19 @@ async def measure(
                     out["rounds"][str(count)] = rounds
                     for pair in range(pairs if count > 1 else 1):  # one stream is measured again below
                         for side in ("bare", "stack") if pair % 2 == 0 else ("stack", "bare"):
+                            before, began = cpu(), time.monotonic()
                             found = await burst(urls[side], name, count, tokens)
-                            rounds[side].append(figures(found, tokens))
+                            rounds[side].append(figures(found, tokens) | {"cores": cores(before, began)})
                             print(f"{count:>4} {side:>5}: {rounds[side][-1]}", file=sys.stderr, flush=True)
                             keep(out)
+                out["steady"] = {"bare": [], "stack": [], "rate": STEADY[0]}
+                for pair in range(2):
+                    for side in ("bare", "stack") if pair % 2 == 0 else ("stack", "bare"):
+                        before, began = cpu(), time.monotonic()
+                        found = await steady(urls[side], name, *STEADY, tokens)
+                        out["steady"][side].append(figures(found, tokens) | {"cores": cores(before, began)})
+                        print(f"steady {side:>5}: {out['steady'][side][-1]}", file=sys.stderr, flush=True)
+                        keep(out)
                 alone = {side: await single(url, name, 8, 40) for side, url in urls.items()}
                 out["alone"] = {side: figures(found, 40) for side, found in alone.items()}
                 keep(out)
@@ -135,29 +162,74 @@ async def measure(
     return out
 
 
+def added(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
+    """Return what the stack costs over pairs of (bare, stack): throughput in percent, times in ms added."""
+    return {
+        "throughput_percent": round(100 * (1 - mean(s["tokens_per_s"] / b["tokens_per_s"] for b, s in pairs)), 2),
+        "throughput_percent_by_pair": [round(100 * (1 - s["tokens_per_s"] / b["tokens_per_s"]), 2) for b, s in pairs],
+        **{
+            f"{k}_added": round(mean(s[k] - b[k] for b, s in pairs), 3)
+            for k in ("ttft_ms_p50", "ttft_ms_p95", "tpot_ms_p50", "tpot_ms_p99")
+        },
+    }
+
+
 def summary(out: dict[str, Any]) -> dict[str, Any]:
-    """Return the tax by number of streams: throughput in percent, times in ms added at the medians."""
+    """Return the tax by number of streams, and at a steady rate."""
     tax = {}
-    for count, rounds in out["rounds"].items():
-        pairs = [
-            (b, s)
-            for b, s in zip(rounds["bare"], rounds["stack"], strict=True)
-            if "tokens_per_s" in b and "tokens_per_s" in s
-        ]
+    for count, rounds in {**out["rounds"], "steady": out.get("steady", {"bare": [], "stack": []})}.items():
+        both = zip(rounds["bare"], rounds["stack"], strict=False)
+        pairs = [(b, s) for b, s in both if "tokens_per_s" in b and "tokens_per_s" in s]
         if pairs:
-            tax[count] = {
-                "throughput_percent": round(
-                    100 * (1 - mean(s["tokens_per_s"] / b["tokens_per_s"] for b, s in pairs)), 2
-                ),
-                "throughput_percent_by_pair": [
-                    round(100 * (1 - s["tokens_per_s"] / b["tokens_per_s"]), 2) for b, s in pairs
-                ],
-                **{
-                    f"{k}_added": round(mean(s[k] - b[k] for b, s in pairs), 3)
-                    for k in ("ttft_ms_p50", "ttft_ms_p95", "tpot_ms_p50", "tpot_ms_p99")
-                },
-            }
+            tax[count] = added(pairs)
     alone = out.get("alone", {})
     if "ttft_ms_p50" in alone.get("bare", {}) and "ttft_ms_p50" in alone.get("stack", {}):
         tax["alone"] = {"ttft_ms_p50_added": round(alone["stack"]["ttft_ms_p50"] - alone["bare"]["ttft_ms_p50"], 3)}
     return tax
+
+
+async def three(
+    file: Path, streams: int, tokens: int, pairs: int, keep: Any, *, gpus: bool = True, engines: int = 3
+) -> dict[str, Any]:
+    """Return the tax of one stack with three engines against three bare servers, between which the client takes turns."""
+    resolved = resolved_of(file)
+    name, out = resolved.served_name, dict[str, Any](streams=streams, tokens=tokens, engines=engines, rounds={})
+    rounds: dict[str, list[Any]] = {"bare": [], "stack": []}
+    out["rounds"][str(streams)] = rounds
+    with tempfile.TemporaryDirectory() as folder:
+        async with AsyncExitStack() as servers:
+            urls = [
+                await servers.enter_async_context(bare(resolved, Path(folder) / f"bare{i}.log", gpus=gpus))
+                for i in range(engines)
+            ]
+            app = await servers.enter_async_context(stack(resolved, Path(folder) / "logs"))
+            await replicas_ready(app, engines)
+
+            async def round_of(side: str, count: int, length: int) -> list[Seen]:
+                asked = urls if side == "bare" else [app.url] * engines
+                parts = await asyncio.gather(*(burst(url, name, count // engines, length) for url in asked))
+                return [seen for part in parts for seen in part]
+
+            for side in ("bare", "stack"):
+                for _ in range(2):
+                    await round_of(side, streams, 40)
+            for pair in range(pairs):
+                for side in ("bare", "stack") if pair % 2 == 0 else ("stack", "bare"):
+                    before, began = cpu(), time.monotonic()
+                    found = await round_of(side, streams, tokens)
+                    rounds[side].append(figures(found, tokens) | {"cores": cores(before, began)})
+                    print(f"three {side:>5}: {rounds[side][-1]}", file=sys.stderr, flush=True)
+                    keep(out)
+    out["tax"] = summary(out)
+    keep(out)
+    return out
+
+
+async def replicas_ready(app: LocalApp, number: int, timeout_s: float = 400.0) -> None:
+    """Wait until the loop sees so many replicas ready, and a little longer for the routers."""
+    deadline = time.monotonic() + timeout_s
+    while not app.records or next(iter(app.records.values())).observation.fleet.ready < number:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"fewer than {number} replicas after {timeout_s:.0f} s")
+        await asyncio.sleep(1)
+    await asyncio.sleep(4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from reasonscale.serving.settings import LOCAL_START_PRIOR_S
 from reasonscale.signals.sources import ModelSource, Scrape
 
 _DRAIN_POLL_S = 0.5
+_CORES_PER_INGRESS, _MOST_INGRESSES = 8, 4
 
 
 class StartFailed(RuntimeError):
@@ -87,8 +89,9 @@ class LocalApp:
                 raise StartFailed(lack)
         ingress_env = {"REASONSCALE_ACCESS_LOG": str(self.access_log.resolve())}
         app = serve_app(
-            self.models, replicas, local=True, gpus=self._node.gpus > 0, env=self.env, ingress_env=ingress_env
-        )
+            self.models, replicas, local=True, gpus=self._node.gpus > 0, env=self.env, ingress_env=ingress_env,
+            ingress_replicas=ingresses(self._node.gpus, os.cpu_count() or 1),
+        )  # fmt: skip
         await self._api.put(serve_config(app, host=self.host, port=self.port))
         self.say(f"{', '.join(m.served_name for m in self.models)}: the engine starts; that takes half a minute to two")
         await self._wait_until_running(max(m.start_timeout_s for m in self.models))
@@ -194,6 +197,11 @@ class LocalApp:
                     await asyncio.sleep(_DRAIN_POLL_S)
         except TimeoutError:
             return
+
+
+def ingresses(gpus: int, cores: int) -> int:
+    """Return how many ingress processes a machine runs: one hands on what engines on a CPU make, not what those on a GPU do."""
+    return max(1, min(_MOST_INGRESSES, cores // _CORES_PER_INGRESS)) if gpus else 1
 
 
 async def _running(source: ModelSource) -> tuple[float, float] | None:

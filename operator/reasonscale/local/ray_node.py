@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reasonscale.serving.config import OFFLINE_ENV
+from reasonscale.serving.config import OFFLINE_ENV, ROUTER_ENV
 
 # Read by Ray when it is imported, so set before.
 RAY_ENV: Mapping[str, str] = {
@@ -31,6 +31,7 @@ RAY_ENV: Mapping[str, str] = {
     "RAY_kill_idle_workers_interval_ms": "0",
     "RAY_worker_niceness": "0",  # Ray's 15 starves engines beside any other process: a start of 50 s took ten minutes
     "VLLM_NO_USAGE_STATS": "1",
+    **ROUTER_ENV,  # the proxy's
 }
 
 

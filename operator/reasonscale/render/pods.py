@@ -18,7 +18,7 @@ from reasonscale.render.context import (
     ROLE_INGRESS,
     Subject,
 )
-from reasonscale.serving.config import COMMON_ENV
+from reasonscale.serving.config import COMMON_ENV, ROUTER_ENV
 from reasonscale.serving.proxy import IMPORT_PATH as PROXY
 
 _CODE_SOURCE: Final = "/opt/reasonscale"
@@ -35,6 +35,8 @@ def _env(subject: Subject, role: str) -> list[dict[str, Any]]:
     found = {**COMMON_ENV, "PYTHONPATH": str(CODE), "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": PROXY}
     # Gauges that are not written for 20 s vanish, and a decision wants them fresh.
     found["RAY_metrics_report_interval_ms"] = "1000"
+    if role == ROLE_INGRESS:
+        found |= ROUTER_ENV  # the proxy's
     out: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in found.items()]
     if role != ROLE_ENGINE:
         return out
