@@ -16,9 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.gpu import ledger, loop, shapes, sleep, tax
+from bench.gpu import asleep, ledger, loop, shapes, sleep, tax
 
-STAGES = ("profile", "tax", "small", "loop", "ledger", "sleep")
+STAGES = ("profile", "tax", "small", "loop", "ledger", "sleep", "asleep")
 
 
 class Bench:
@@ -109,6 +109,12 @@ class Bench:
         folder = self.work / "sleep"
         folder.mkdir(exist_ok=True)
         self.keep("sleep")(sleep.measure(shapes.write(shape, folder)))
+
+    def asleep(self) -> None:
+        """Replicas that sleep instead of being stopped, through the loop."""
+        folder = self.work / "asleep"
+        folder.mkdir(exist_ok=True)
+        asyncio.run(asleep.measure(folder, self.keep("asleep"), rehearse=self.rehearse))
 
 
 def main() -> int:

@@ -78,7 +78,7 @@ class Emptying(Cluster):
         await super().set_replicas(replicas)
         self.calls.append(("number", replicas))
 
-    async def empty(self, replicas: tuple[str, ...]) -> None:
+    async def empty(self, replicas: tuple[str, ...], asleep: tuple[str, ...]) -> None:
         self.calls.append(("empty", replicas))
         self.emptied = replicas
 

@@ -80,6 +80,12 @@ class LocalApp:
                 f"{short.served_name} wants {short.gpus_per_replica} GPUs for a replica; this machine has {self._node.gpus}: "
                 "lower spec.parallelism or take a smaller model"
             )
+        sleeps = next((m for m in self.models if m.asleep), None)
+        if sleeps is not None and not self._node.gpus:
+            raise StartFailed(
+                f"{sleeps.served_name}: spec.scaling.asleep is {sleeps.asleep}, but there is no GPU here, and vLLM puts no "
+                "engine on a CPU to sleep: leave it out"
+            )
         replicas = {m.name: _first_number(m) for m in self.models}
         if self._node.gpus and self._node.owned:
             lack = await asyncio.to_thread(room_problem, self.models, replicas)

@@ -77,13 +77,13 @@ async def test_the_ingress_alone_is_told_which_replicas_are_emptied_and_the_numb
     serve = Serve()
     _, actuator = await deployed(serve)
     await actuator.set_replicas(2)
-    await actuator.empty(("a",))
+    await actuator.empty(("a",), ())
     assert (await actuator.fleet()).emptied == ("a",)
     before, after = serve.puts[1:]
     told = after["applications"][0]["deployments"][-1]["user_config"]
     assert told.pop("emptied") == {deployment_name(MODEL): ["a"]}
     assert before == after
-    await actuator.empty(())
+    await actuator.empty((), ())
     assert serve.puts[-1] == before
 
 
