@@ -31,7 +31,7 @@ class ReplicaCounts(Part):
     ready: Count | None = Field(default=None, description="Serving.")
     starting: Count | None = Field(default=None, description="Ordered, and not serving yet.")
     draining: Count | None = Field(default=None, description="Finishing their chains before they go.")
-    asleep: Count | None = Field(default=None, description="Kept with a sleeping engine; absent: none sleeps here.")
+    asleep: Count | None = Field(default=None, description="Kept with a sleeping engine.")
 
 
 class Demand(Part):

@@ -162,6 +162,17 @@ def _demand(record: Record) -> dict[str, Any]:
     }
 
 
+def _asleep(resolved: Resolved, number: int) -> dict[str, Any] | None:
+    """Return what replicas hold that sleep."""
+    each = resolved.weight_bytes
+    if not number:
+        return None
+    return {
+        "gpus": number * resolved.gpus_per_replica,
+        "hostMemory": None if each is None else f"{number * each / 2**30:.1f}Gi",
+    }
+
+
 def status_of(
     resolved: Resolved, record: Record | None, before: Mapping[str, Any], *, namespace: str, generation: int | None,
     found: Found, now: float,
@@ -189,13 +200,10 @@ def status_of(
     fleet, decision = serving(record.observation.fleet), record.decision
     out["replicas"] = {
         "desired": decision.target, "ready": fleet.ready, "starting": len(fleet.starting_s), "draining": fleet.draining,
-        "asleep": (resting := len(record.observation.fleet.asleep)) or None,
+        "asleep": len(record.observation.fleet.asleep),
     }  # fmt: skip
-    each = resolved.weight_bytes
-    out["asleep"] = {
-        "gpus": resting * resolved.gpus_per_replica or None,
-        "hostMemory": f"{resting * each / 2**30:.1f}Gi" if resting and each is not None else None,
-    }
+    if record.observation.fleet.asleep or before.get("asleep"):
+        out["asleep"] = _asleep(resolved, len(record.observation.fleet.asleep))
     fresh = decision.freshness is Freshness.FRESH
     # Unknown is not zero: what is not known is taken away.
     demand = _demand(record)
