@@ -23,8 +23,9 @@ from reasonscale.autoscaler import Record
 from reasonscale.local.app import LocalApp, StartFailed
 from reasonscale.serving.gpus import GIB, gpus
 
-FRACTION, SEATS, STREAMS = 45, 16, 24
-FILL_TOKENS, WAKE_TOKENS = 2500, 1800  # of about 7 ms: they must outlast what the decision and a wake take
+FRACTION, SEATS = 45, 16
+STREAMS = 2 * SEATS  # half of them find no seat, until there are two replicas
+FILL_TOKENS, WAKE_TOKENS = 900, 1800  # of about 7 ms: the latter outlast what the decision and a wake take
 SLEEP_LIMIT_S, START_LIMIT_S = 120.0, 300.0
 
 
@@ -35,7 +36,7 @@ def resource(shape: str, folder: Path, *, asleep: int, rehearse: bool) -> Path:
     )
     data = yaml.safe_load(file.read_text())
     scaling = data["spec"]["scaling"]
-    scaling |= {"asleep": asleep, "rates": {"downStable": "10s", "downInterval": "5s"}}
+    scaling |= {"asleep": asleep, "rates": {"downStable": "6s", "downInterval": "5s"}}
     scaling["objectives"]["maxQueue"] = "10m"  # who waits for the second replica is not sent away
     file.write_text(yaml.safe_dump(data))
     return file
@@ -70,7 +71,7 @@ class Loop:
 
     async def burst(self, tokens: int) -> list[Seen]:
         """Play a load that one replica does not seat."""
-        streams, tokens = (12, 250) if self.rehearse else (STREAMS, tokens)
+        streams, tokens = (16, 250) if self.rehearse else (STREAMS, tokens)
         start = time.time() + 1.0
         return await play(
             self.app.url, [(start + i / streams, body(self.name, tokens)) for i in range(streams)], processes=3
