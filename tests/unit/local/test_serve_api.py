@@ -87,6 +87,20 @@ async def test_the_ingress_alone_is_told_which_replicas_are_emptied_and_the_numb
     assert serve.puts[-1] == before
 
 
+async def test_the_ingress_alone_is_told_which_replicas_sleep() -> None:
+    serve = Serve()
+    _, actuator = await deployed(serve)
+    before = serve.puts[-1]
+    await actuator.empty(("a", "b"), ("b",))
+    fleet = await actuator.fleet()
+    assert (fleet.emptied, fleet.asleep) == (("a", "b"), ("b",))
+    told = serve.puts[-1]["applications"][0]["deployments"][-1]["user_config"]
+    assert told["emptied"] == {deployment_name(MODEL): ["a", "b"]}
+    assert told["asleep"] == {deployment_name(MODEL): ["b"]}
+    await actuator.empty((), ())
+    assert serve.puts[-1] == before
+
+
 async def test_replicas_are_read_by_their_states() -> None:
     serve = Serve()
     _, actuator = await deployed(serve)
