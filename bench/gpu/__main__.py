@@ -16,9 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.gpu import answers, ledger, loop, shapes, sleep, tax
+from bench.gpu import answers, asleep, ledger, loop, shapes, sleep, tax
 
-STAGES = ("profile", "tax", "three", "small", "loop", "ledger", "answers", "sleep")
+STAGES = ("profile", "tax", "three", "small", "loop", "ledger", "answers", "sleep", "asleep")
 
 
 class Bench:
@@ -128,6 +128,12 @@ class Bench:
         folder = self.work / "sleep"
         folder.mkdir(exist_ok=True)
         self.keep("sleep")(sleep.measure(shapes.write(shape, folder)))
+
+    def asleep(self) -> None:
+        """Replicas that sleep instead of being stopped, through the loop."""
+        folder = self.work / "asleep"
+        folder.mkdir(exist_ok=True)
+        asyncio.run(asleep.measure(folder, self.keep("asleep"), rehearse=self.rehearse))
 
 
 def main() -> int:

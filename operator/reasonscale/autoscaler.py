@@ -30,8 +30,8 @@ class Actuator(Protocol):
 
     async def set_replicas(self, replicas: int, /) -> None: ...
 
-    async def empty(self, replicas: tuple[str, ...], /) -> None:
-        """Have the routers send nothing to these; only asked where `fleet` says which they are."""
+    async def empty(self, replicas: tuple[str, ...], asleep: tuple[str, ...], /) -> None:
+        """Have the routers send nothing to these, and those `asleep` among them sleep; only asked where `fleet` says which they are."""
 
     async def fleet(self) -> Fleet: ...
 
@@ -130,9 +130,10 @@ class Autoscaler:
                     failed.append(f"could not ask for {asked} replicas: {_words(error)}")
 
         async def empty() -> None:
-            if fleet.emptied is not None and decision.emptied != fleet.emptied:
+            named = decision.emptied, decision.asleep
+            if fleet.emptied is not None and named != (fleet.emptied, fleet.asleep):
                 try:
-                    await self._actuator.empty(decision.emptied)
+                    await self._actuator.empty(*named)
                 except Exception as error:
                     failed.append(f"could not say which replicas are emptied: {_words(error)}")
 

@@ -25,6 +25,8 @@ _HELP = {
     "need_concurrency": "Replicas that decoding at the horizon needs",
     "need_kv": "Replicas that the KV cache at the horizon needs",
     "need_prefill": "Replicas that prefill alone needs",
+    "need_awake": "Replicas that are needed by the time that one that sleeps could be awake; 0: none may sleep",
+    "wake_horizon_s": "Seconds from a decision to a replica that was asleep; 0: none may sleep",
     "need_queue": "Replicas that the present queue needs to start within the objective",
     "waiting": "Requests without their first token",
     "preemption_rate": "Preemptions per second",
@@ -47,6 +49,10 @@ class DecisionMetrics:
         self._ready = gauge("replicas_ready", "Replicas that serve")
         self._starting = gauge("replicas_starting", "Replicas ordered and not ready")
         self._draining = gauge("replicas_draining", "Replicas that finish what they have and get nothing more")
+        self._resting = gauge("replicas_asleep", "Replicas that are kept with a sleeping engine; they hold their GPU")
+        self._held_bytes = gauge(
+            "asleep_host_bytes", "Host memory that their weights hold; NaN: nobody knows how large they are"
+        )
         self._fresh = gauge(
             "signals_fresh", "1 where the last decision had fresh signals, or waits for a first replica, else 0"
         )
@@ -68,7 +74,17 @@ class DecisionMetrics:
     def forget(self, model: str) -> None:
         """Take a model's series out: one that is gone must not look like one that nobody decides for."""
         named = [*self._numbers.values(), self._desired, self._ready, self._starting, self._draining, self._fresh]
-        for metric in (*named, self._asleep, self._held, self._age, self._limited, self._time, self._problems):
+        for metric in (
+            *named,
+            self._resting,
+            self._held_bytes,
+            self._asleep,
+            self._held,
+            self._age,
+            self._limited,
+            self._time,
+            self._problems,
+        ):
             with suppress(KeyError):
                 metric.remove(model)
         for reason in self._reasons.pop(model, set()):
@@ -87,6 +103,9 @@ class DecisionMetrics:
         self._ready.labels(model).set(fleet.ready)
         self._starting.labels(model).set(len(fleet.starting_s))
         self._draining.labels(model).set(fleet.draining)
+        resting, each = len(seen.fleet.asleep), record.policy.asleep_bytes
+        self._resting.labels(model).set(resting)
+        self._held_bytes.labels(model).set(0.0 if not resting else float("nan") if each is None else resting * each)
         # While a model wakes there is no ledger yet, and that is no fault: the ingress is heard.
         self._fresh.labels(model).set(1.0 if fresh or decision.reason == c.REASON_WAKE else 0.0)
         self._asleep.labels(model).set(1.0 if decision.target == 0 and seen.fleet.ready == 0 else 0.0)

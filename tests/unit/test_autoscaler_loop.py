@@ -65,7 +65,7 @@ class Emptying(Cluster):
 
     def __init__(self) -> None:
         super().__init__(running=0.0)
-        self.target, self.emptied, self.calls = 2, (), []
+        self.target, self.emptied, self.asleep, self.calls = 2, (), (), []
 
     async def observe(self):
         seen = await super().observe()
@@ -78,12 +78,12 @@ class Emptying(Cluster):
         await super().set_replicas(replicas)
         self.calls.append(("number", replicas))
 
-    async def empty(self, replicas: tuple[str, ...]) -> None:
+    async def empty(self, replicas: tuple[str, ...], asleep: tuple[str, ...]) -> None:
         self.calls.append(("empty", replicas))
-        self.emptied = replicas
+        self.emptied, self.asleep = replicas, asleep
 
     async def fleet(self) -> Fleet:
-        return replace(await super().fleet(), emptied=self.emptied)
+        return replace(await super().fleet(), emptied=self.emptied, asleep=self.asleep)
 
 
 async def test_a_replica_is_emptied_then_the_number_is_lowered_and_only_then_the_routers_forget_it():
@@ -92,6 +92,15 @@ async def test_a_replica_is_emptied_then_the_number_is_lowered_and_only_then_the
     for _ in range(40):
         await loop.tick()
     assert cluster.calls == [("empty", ("r0",)), ("number", 1), ("empty", ())]
+
+
+async def test_one_that_may_sleep_is_named_once_and_the_number_stays():
+    cluster = Emptying()
+    loop = loop_of(cluster, replace(POLICY, asleep=1))
+    for _ in range(40):
+        await loop.tick()
+    assert cluster.asleep == ("r0",)
+    assert cluster.calls == [("empty", ("r0",)), ("empty", ("r0",))]  # emptied, then asleep
 
 
 async def test_what_is_emptied_when_a_model_is_held_stays_so_and_nobody_is_told_anything():

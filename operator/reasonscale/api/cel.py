@@ -120,6 +120,10 @@ _SCALING: Final = (
         "was {self.minReplicas}; it exceeds maxReplicas {self.maxReplicas}",
     ),
     Rule(
+        "spec.scaling", ".asleep", "self.asleep < self.maxReplicas",
+        "was {self.asleep}; maxReplicas is {self.maxReplicas}, and one serves: it must be smaller",
+    ),
+    Rule(
         "spec", ".replicas", "!has(self.scaling.mode) || !(self.scaling.mode in ['Manual', 'External']) || has(self.replicas)",
         "is missing; mode {self.scaling.mode} obeys it: say how many",
     ),

@@ -83,6 +83,9 @@ M_RESUME_OFF: Final = (
 )
 M_FETCHING: Final = "reasonscale_fetching_weights"  # of a replica that starts: 1 while it fetches, else 0
 M_DRAINING: Final = "reasonscale_draining"  # 1 where the replica was told to go and finishes what it has
+M_ASLEEP: Final = "reasonscale_replica_asleep"  # 1 while the replica's engine sleeps
+M_FALL: Final = "reasonscale_replica_fall_asleep_seconds"  # how long it last took
+M_WOKE: Final = "reasonscale_replica_woke_seconds"
 M_REPLICA: Final = (
     "reasonscale_replica_since_seconds"  # since when a replica serves, unix time; says who and where it is
 )
@@ -124,6 +127,7 @@ HEADER_CREATED: Final = "x-reasonscale-created"  # unix seconds that its events 
 HEADER_KEEP: Final = "x-reasonscale-keep"  # tell the ingress of every token
 HEADER_AGAIN: Final = "x-reasonscale-again"  # another engine had it
 HEADER_MADE: Final = "x-reasonscale-made"  # the tokens that other engines made of it
+HEADER_REPLICA: Final = "x-reasonscale-replica"  # this replica alone is meant
 HEADER_SESSION: Final = "x-reasonscale-session"  # what keeps to a replica while that is not overloaded
 HEADER_PROMPT_TOKENS: Final = "x-reasonscale-prompt-tokens"  # about so many
 HEADER_BY_TOKEN: Final = "x-reasonscale-by-token"  # make those again one by one

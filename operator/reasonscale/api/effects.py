@@ -59,6 +59,8 @@ EFFECTS: Final[dict[str, Effect]] = {
     "spec.scaling.scaleToZero": Effect.IN_PLACE,
     "spec.scaling.scaleToZero.after": Effect.NOTHING,
     "spec.scaling.sleeps": Effect.ENGINES,  # no field: whether scaleToZero is there
+    "spec.scaling.asleep": Effect.NOTHING,
+    "spec.scaling.sleepMode": Effect.ENGINES,  # no field: whether asleep is above 0
     "spec.scaling.rates": Effect.NOTHING,
     "spec.scaling.startTimeout": Effect.NOTHING,
     "spec.classes": Effect.IN_PLACE,
@@ -71,6 +73,7 @@ EXCEPTIONS: Final[dict[str, str]] = {
     "spec.model.uri": "from one claim of a `pvc://` to another, or to or from `pvc://`: new cluster",
     "spec.reasoning.mode": "to or from `Never`: engines, since the parser goes or comes",
     "spec.scaling.scaleToZero": "where it comes or goes: engines, since Serve then keeps the number in another way; `minReplicas` 1 and 0 change in place",
+    "spec.scaling.asleep": "from or to 0: engines, since those that can sleep are started otherwise; on CPU nothing",
     "spec.engine.args": "with `rollout.strategy: Surge` whatever says engines starts a new cluster beside the old",
     "spec.accelerator.fraction": "on CPU nothing: there is no GPU to share",
     "spec.accelerator.product": "on CPU nothing: there is no GPU to choose",

@@ -100,7 +100,7 @@ FORBIDDEN: Final = {
     "ssl_keyfile": "it reads files",
     "ssl_certfile": "it reads files",
     "otlp_traces_endpoint": "it sends data elsewhere",
-    "enable_sleep_mode": "replicas that sleep are not supported yet",
+    "enable_sleep_mode": "it follows from spec.scaling.asleep: say it there",
     "enable_lora": "adapters are not supported yet",
     **dict.fromkeys(
         ("compilation_config", "cudagraph_capture_sizes", "eplb_config", "hf_overrides", "limit_mm_per_prompt", "speculative_config"),

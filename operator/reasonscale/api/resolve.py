@@ -13,7 +13,7 @@ from reasonscale.api.families import PARSER_ALIASES, Family, family_by_parser, f
 from reasonscale.api.models import ReasoningModel
 from reasonscale.api.quantity import seconds, size_bytes
 from reasonscale.api.scaling_spec import ScaleToZero
-from reasonscale.api.sizes import Size, gpu_memory_bytes, size_of
+from reasonscale.api.sizes import Size, gpu_memory_bytes, size_in, size_of
 
 DEFAULT_MAX_MODEL_LEN = 32768
 MAX_NUM_SEQS = 256
@@ -99,6 +99,8 @@ class Resolved:
     rollout: str
     engine_args: Mapping[str, str | int | float | bool]
     sleep: ResolvedSleep | None = None  # scaleToZero; it takes minReplicas 0 to use it
+    asleep: int = 0  # replicas that sleep instead of being stopped
+    weight_bytes: float | None = None  # of one replica, where it is known: what it holds of host memory while it sleeps
 
     def _gpus(self) -> str:
         if self.gpu_share < 1.0:
@@ -124,6 +126,9 @@ class Resolved:
         )
         sleeps = self.sleep is not None and self.min_replicas == 0
         asleep = f", none after {self.sleep.after_s:g} s without a request" if sleeps and self.sleep else ""
+        if self.asleep:
+            held = "" if self.weight_bytes is None else f", {self.weight_bytes / 2**30:.1f} GiB of host memory each"
+            asleep += f", up to {self.asleep} asleep{held}"
         return [
             f"model      {self.served_name} from {self.model_source}, context {self.max_model_len} tokens",
             f"reasoning  {thinking}" + (f"; efforts {efforts}" if r.parser else ""),
@@ -245,6 +250,14 @@ def kv_capacity(model: ReasoningModel, size: Size | None) -> float | None:
     return max(0.0, free_each / per_gpu_token * par.data)
 
 
+def _weights(model: ReasoningModel, folder: Path | None) -> float | None:
+    """Return a replica's bytes of weights: as published, or by the model's own config.json; None where it can't be told."""
+    if "quantization" in model.spec.engine.args:
+        return None
+    size = size_in(folder) if folder is not None else size_of(model.spec.model.uri)
+    return float(size.weight_bytes) if size is not None else None
+
+
 def resolve(model: ReasoningModel, base: Path | None = None) -> Resolved:
     """Return the resource with every choice made; `base` is the folder that relative file:// paths start from."""
     spec, scaling = model.spec, model.spec.scaling
@@ -285,5 +298,5 @@ def resolve(model: ReasoningModel, base: Path | None = None) -> Resolved:
         down_stable_s=seconds(rates.down_stable), down_interval_s=seconds(rates.down_interval),
         start_timeout_s=seconds(scaling.start_timeout), drain_s=seconds(spec.drain.max), rollout=spec.rollout.strategy,
         engine_args=args,
-        sleep=_sleep(scaling.scale_to_zero),
+        sleep=_sleep(scaling.scale_to_zero), asleep=scaling.asleep, weight_bytes=_weights(model, folder),
     )  # fmt: skip

@@ -143,6 +143,10 @@ class Scaling(Part):
         default=None, description="Stop the last replica when idle; needed where minReplicas is 0."
     )
     rates: RatesSpec = Field(default_factory=RatesSpec, description="How fast it may move.")
+    asleep: int = Field(
+        default=0, ge=0, le=100,
+        description="Replicas that are not needed and sleep instead of being stopped: each keeps its GPU's place and its weights in host memory, and is woken in about a second. GPUs only.",
+    )  # fmt: skip
     start_timeout: Duration = Field(default="15m", description="A replica that is not ready by then is given up.")
 
 

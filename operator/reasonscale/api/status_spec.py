@@ -31,6 +31,7 @@ class ReplicaCounts(Part):
     ready: Count | None = Field(default=None, description="Serving.")
     starting: Count | None = Field(default=None, description="Ordered, and not serving yet.")
     draining: Count | None = Field(default=None, description="Finishing their chains before they go.")
+    asleep: Count | None = Field(default=None, description="Kept with a sleeping engine.")
 
 
 class Demand(Part):
@@ -50,6 +51,15 @@ class DrainStatus(Part):
 
     tokens_owed: Count | None = Field(default=None, description="Tokens that their chains are expected to make yet.")
     expected: Word | None = Field(default=None, description="How long that takes.")
+
+
+class AsleepStatus(Part):
+    """What sleeping replicas hold."""
+
+    gpus: Count | None = Field(default=None, description="GPUs, or parts of one, that stay theirs.")
+    host_memory: Word | None = Field(
+        default=None, description="Their weights in host memory; absent: nobody knows how large they are."
+    )
 
 
 class DecisionStatus(Part):
@@ -72,6 +82,7 @@ class Status(Part):
     replicas: ReplicaCounts | None = Field(default=None, description="Replicas by what they do.")
     demand: Demand | None = Field(default=None, description="The work as of the last decision.")
     drain: DrainStatus | None = Field(default=None, description="What draining replicas still owe.")
+    asleep: AsleepStatus | None = Field(default=None, description="What sleeping replicas hold.")
     last_decision: DecisionStatus | None = Field(default=None, description="The last decision that changed something.")
     history: Annotated[list[DecisionStatus], Field(max_length=10)] | None = Field(
         default=None, description="The last ten decisions that changed something, newest first."

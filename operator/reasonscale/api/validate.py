@@ -144,6 +144,11 @@ def _scaling_rules(model: ReasoningModel) -> Iterator[Problem]:
         yield Problem(
             "spec.scaling.minReplicas", f"was {scaling.min_replicas}; it exceeds maxReplicas {scaling.max_replicas}"
         )
+    if scaling.asleep >= scaling.max_replicas:
+        yield Problem(
+            "spec.scaling.asleep",
+            f"was {scaling.asleep}; maxReplicas is {scaling.max_replicas}, and one serves: it must be smaller",
+        )
     if scaling.mode in ("Manual", "External") and spec.replicas is None:
         yield Problem("spec.replicas", f"is missing; mode {scaling.mode} obeys it: say how many")
     if scaling.mode == "Manual" and spec.replicas is not None and spec.replicas > scaling.max_replicas:

@@ -21,7 +21,7 @@ def simulate(
     cold_start: float = 120.0, replicas: str = "1:256", scrape: float = 5.0, scale: float = 1.0,
     time_scale: float = 1.0, seed: int = 1, start: float = 0.0, end: float | None = None, router: str | None = None,
     gpu_price: float | None = None, json: Path | None = None, plot: Path | None = None,
-    max_num_batched_tokens: str | None = None,
+    max_num_batched_tokens: str | None = None, asleep: int = 0, wake: float = 10.0,
     list_: Annotated[bool, cyclopts.Parameter(name="--list", negative="")] = False,
 ) -> int:  # fmt: skip
     """Run a trace through a model of the fleet under a scaling policy.
@@ -62,6 +62,10 @@ def simulate(
         Draw replicas and requests over time to this PNG.
     max_num_batched_tokens
         Tokens that an engine's step takes at most, or `objectives`: as `plan` would choose; the profile's when absent.
+    asleep
+        So many replicas that are not needed sleep instead of being stopped, under reasonscale; they cost as any other.
+    wake
+        Seconds from the decision until one that slept takes requests.
     list_
         Name the policies, profiles and built-in workloads; nothing else is required then.
     """
@@ -75,7 +79,7 @@ def simulate(
             return _list(console)
         return _simulate(
             trace, profile, policy, params, cold_start, replicas, scrape, scale, time_scale, seed, start, end, router,
-            gpu_price, json, plot, max_num_batched_tokens, console, err,
+            gpu_price, json, plot, max_num_batched_tokens, (asleep, wake), console, err,
         )  # fmt: skip
     except (BadPolicy, BadProfile, BadWorkload) as error:
         err.print(f"simulate: {error}", markup=False)
@@ -111,7 +115,7 @@ def bounds_of(text: str) -> tuple[int, int]:
 def _simulate(
     trace: str | None, profile_name: str | None, policy: str, params: Path | None, cold_start: float, replicas: str,
     scrape: float, scale: float, time_scale: float, seed: int, start: float, end: float | None, router: str | None,
-    gpu_price: float | None, json: Path | None, plot: Path | None, chunk: str | None, console: Console, err: Console,
+    gpu_price: float | None, json: Path | None, plot: Path | None, chunk: str | None, sleep: tuple[int, float], console: Console, err: Console,
 ) -> int:  # fmt: skip
     from reasonscale.simulator import bounds, policies, run, workload
     from reasonscale.simulator.profile import load
@@ -138,6 +142,10 @@ def _simulate(
     for flag, path, ends in (("--json", json, ()), ("--plot", plot, (".png",))):
         output(flag, path, Path(trace), Path(profile_name), ends=ends)
     low, high = bounds_of(replicas)
+    number("--asleep", sleep[0], 0, high - 1)
+    number("--wake", sleep[1], 0, DAY_S)
+    if sleep[0] and policy != "reasonscale":
+        raise policies.BadPolicy(f"--asleep was {sleep[0]}; no replica sleeps under {policy}, but under reasonscale")
     given = _params(params)
     used = load(profile_name)
     if policy not in bounds.NAMES:  # a wrong name is said before a long trace is read
@@ -151,7 +159,7 @@ def _simulate(
         err.print(f"... {len(work.skipped)} rows left out in all")
     options = run.Options(
         cold_start_s=cold_start, scrape_s=scrape, min_replicas=low, max_replicas=high, seed=seed, router=router,
-        max_num_batched_tokens=_chunk(chunk, used, err),
+        max_num_batched_tokens=_chunk(chunk, used, err), asleep=sleep[0], wake_s=sleep[1],
     )  # fmt: skip
     if policy == "lower-bound":
         figures = bounds.bound_json(work, used, options)
@@ -238,6 +246,8 @@ def _show(outcome: Any, figures: dict[str, Any], console: Console) -> None:
         f"  GPU-hours {figures['gpu_hours']:,.1f}, replicas at most {figures['peak_replicas']}, {figures['scale_ups']} times"
         f" up and {figures['scale_downs']} down"
     )
+    if "wakes" in figures:
+        console.print(f"  of them {figures['asleep_gpu_hours']:,.1f} asleep, {figures['wakes']} times woken")
     for name, key, unit in (("TTFT", "ttft_s", "s"), ("TPOT", "tpot_ms", "ms"), ("E2E", "e2e_s", "s")):
         q = figures[key]
         if q["p50"] is not None:

@@ -89,14 +89,15 @@ class Held:
         self.target, self._clock = target, clock
         self.ready: Callable[[], Awaitable[int]]
         self.emptied: tuple[str, ...] = ()
+        self.asleep: tuple[str, ...] = ()
         self._asked: list[float] = []
 
     async def set_replicas(self, replicas: int, /) -> None:
         self._asked += [self._clock()] * max(0, replicas - self.target)
         self.target = replicas
 
-    async def empty(self, replicas: tuple[str, ...], /) -> None:
-        self.emptied = replicas
+    async def empty(self, replicas: tuple[str, ...], asleep: tuple[str, ...], /) -> None:
+        self.emptied, self.asleep = replicas, asleep
 
     async def fleet(self) -> Fleet:
         ready = await self.ready()
@@ -104,7 +105,7 @@ class Held:
         self._asked = self._asked[len(self._asked) - missing :] if missing < len(self._asked) else self._asked
         self._asked = [now] * (missing - len(self._asked)) + self._asked
         ages = tuple(now - asked for asked in self._asked)
-        return Fleet(self.target, min(ready, self.target), ages, max(0, ready - self.target), self.emptied)
+        return Fleet(self.target, min(ready, self.target), ages, max(0, ready - self.target), self.emptied, self.asleep)
 
 
 class ModelLoop:
@@ -169,6 +170,8 @@ class ModelLoop:
         try:
             self._start(resolved)
             self._policy = policy_of(resolved)
+            if self._settings.cpu:  # vLLM puts no engine on a CPU to sleep
+                self._policy = replace(self._policy, asleep=0)
             if held:
                 self._policy = replace(self._policy, mode=Mode.RECOMMEND)
             elif self._policy.mode is Mode.AUTO:
@@ -299,6 +302,7 @@ class ModelLoop:
             uid=self._body["metadata"]["uid"], cpu=s.cpu, rdma=s.rdma, redis_address=s.redis_address, redis_password=s.redis_password, pod_monitor=s.pod_monitor,
             network_policy=s.network_policy, operator_namespace=s.namespace, head=s.head, ingress=s.ingress,
             ingress_replicas=s.ingress_replicas, active_cluster=active or None, emptied=self._held.emptied,
+            asleep=self._held.asleep,
         )  # fmt: skip
         seen = self._status.get("observedGeneration") == self._body["metadata"].get("generation")
         subject = Subject(model, resolved, context)

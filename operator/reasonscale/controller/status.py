@@ -11,7 +11,7 @@ from reasonscale.api import constants as c
 from reasonscale.api.resolve import Resolved
 from reasonscale.autoscaler import Record
 from reasonscale.render.context import PORT_API, ROLE_ENGINE
-from reasonscale.scaling.emptying import serving
+from reasonscale.scaling.emptying import awake, serving
 from reasonscale.scaling.types import Freshness, Mode
 
 HISTORY: Final = 10
@@ -149,7 +149,7 @@ def _decision(record: Record) -> dict[str, Any]:
 
 
 def _demand(record: Record) -> dict[str, Any]:
-    numbers, replicas = record.decision.numbers, record.observation.replicas
+    numbers, replicas = record.decision.numbers, awake(record.observation)
     capacity = sum(r.kv_capacity_tokens or 0.0 for r in replicas)
     used = sum(r.kv_used_tokens for r in replicas)
     full, held = numbers.kv_full_in_s, record.observation.held_requests
@@ -159,6 +159,17 @@ def _demand(record: Record) -> dict[str, Any]:
         "kvUsagePercent": round(100 * used / capacity) if capacity else 0,
         "kvFullIn": None if full is None else f"{full:.0f}s",
         **({} if held is None else {"heldRequests": round(held)}),
+    }
+
+
+def _asleep(resolved: Resolved, number: int) -> dict[str, Any] | None:
+    """Return what replicas hold that sleep."""
+    each = resolved.weight_bytes
+    if not number:
+        return None
+    return {
+        "gpus": number * resolved.gpus_per_replica,
+        "hostMemory": None if each is None else f"{number * each / 2**30:.1f}Gi",
     }
 
 
@@ -189,7 +200,10 @@ def status_of(
     fleet, decision = serving(record.observation.fleet), record.decision
     out["replicas"] = {
         "desired": decision.target, "ready": fleet.ready, "starting": len(fleet.starting_s), "draining": fleet.draining,
+        "asleep": len(record.observation.fleet.asleep),
     }  # fmt: skip
+    if record.observation.fleet.asleep or before.get("asleep"):
+        out["asleep"] = _asleep(resolved, len(record.observation.fleet.asleep))
     fresh = decision.freshness is Freshness.FRESH
     # Unknown is not zero: what is not known is taken away.
     demand = _demand(record)

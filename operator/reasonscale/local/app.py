@@ -82,6 +82,9 @@ class LocalApp:
                 f"{short.served_name} wants {short.gpus_per_replica} GPUs for a replica; this machine has {self._node.gpus}: "
                 "lower spec.parallelism or take a smaller model"
             )
+        problem = sleep_problem(self.models, self._node.gpus)
+        if problem is not None:
+            raise StartFailed(problem)
         replicas = {m.name: _first_number(m) for m in self.models}
         if self._node.gpus and self._node.owned:
             lack = await asyncio.to_thread(room_problem, self.models, replicas)
@@ -216,6 +219,17 @@ async def _running(source: ModelSource) -> tuple[float, float] | None:
         return None
     busy = sum(k.waiting + sum(k.reasoning) + sum(k.answering) for k in seen.classes.values())
     return busy, round(seen.time - seen.age_s, 3)  # the difference of two times is not exact
+
+
+def sleep_problem(models: Sequence[Resolved], gpus: int) -> str | None:
+    """Return why replicas can't sleep here; None where they can, or none shall."""
+    sleeps = next((m for m in models if m.asleep), None)
+    if sleeps is None or gpus:
+        return None
+    return (
+        f"{sleeps.served_name}: spec.scaling.asleep is {sleeps.asleep}, but there is no GPU here, and vLLM puts no engine on "
+        "a CPU to sleep: leave it out"
+    )
 
 
 def room_problem(

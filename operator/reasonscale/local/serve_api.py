@@ -69,9 +69,9 @@ class ServeApi:
         """Change one deployment's number, in place: running replicas are not touched."""
         await self._change(app, deployment, lambda entry: set_number(entry, replicas))
 
-    async def empty(self, app: str, deployment: str, replicas: Sequence[str]) -> None:
-        """Have the ingress send nothing more to these of a deployment's replicas, and to all others again."""
-        await self._change(app, INGRESS, lambda entry: set_emptied(entry, deployment, replicas))
+    async def empty(self, app: str, deployment: str, replicas: Sequence[str], asleep: Sequence[str] = ()) -> None:
+        """Have the ingress send nothing more to these of a deployment's replicas, and to all others again; `asleep` of them sleep."""
+        await self._change(app, INGRESS, lambda entry: set_emptied(entry, deployment, replicas, asleep))
 
     async def _change(self, app: str, deployment: str, change: Callable[[dict[str, Any]], None]) -> None:
         async with self._changing:
@@ -125,6 +125,7 @@ class ServeActuator:
     def __init__(self, api: ServeApi, app: str, deployment: str, target: int) -> None:
         self._api, self._app, self._deployment, self._target = api, app, deployment, target
         self._emptied: tuple[str, ...] = ()
+        self._asleep: tuple[str, ...] = ()
         self._seen: dict[str, float] = {}  # replica that is starting -> since when, by our clock
 
     async def set_replicas(self, replicas: int) -> None:
@@ -132,10 +133,10 @@ class ServeActuator:
         await self._api.set_replicas(self._app, self._deployment, replicas)
         self._target = replicas
 
-    async def empty(self, replicas: tuple[str, ...]) -> None:
-        """Have the routers send nothing to these."""
-        await self._api.empty(self._app, self._deployment, replicas)
-        self._emptied = replicas
+    async def empty(self, replicas: tuple[str, ...], asleep: tuple[str, ...]) -> None:
+        """Have the routers send nothing to these, and those `asleep` among them sleep."""
+        await self._api.empty(self._app, self._deployment, replicas, asleep)
+        self._emptied, self._asleep = replicas, asleep
 
     async def fleet(self) -> Fleet:
         """Return the replicas by state."""
@@ -148,4 +149,4 @@ class ServeActuator:
         ready = sum(1 for _, word, _ in replicas if word == "RUNNING")
         ages += [0.0] * max(0, self._target - ready - len(ages))
         draining = sum(1 for _, word, _ in replicas if word == "STOPPING")
-        return Fleet(self._target, ready, tuple(ages), draining, self._emptied)
+        return Fleet(self._target, ready, tuple(ages), draining, self._emptied, self._asleep)

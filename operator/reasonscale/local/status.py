@@ -10,14 +10,15 @@ from rich.table import Table
 from rich.text import Text
 
 from reasonscale.autoscaler import Record
-from reasonscale.scaling.emptying import serving
+from reasonscale.scaling.emptying import awake, serving
 
 
 def model_status(record: Record) -> dict[str, Any]:
     """Return a record as the JSON that `top` reads."""
     seen, decision = record.observation, record.decision
     numbers, fleet = decision.numbers, serving(seen.fleet)
-    capacity = sum(r.kv_capacity_tokens or 0 for r in seen.replicas)
+    there, resting = awake(seen), len(seen.fleet.asleep)
+    capacity = sum(r.kv_capacity_tokens or 0 for r in there)
     return {
         "model": record.model,
         "mode": record.policy.mode.value,
@@ -28,11 +29,13 @@ def model_status(record: Record) -> dict[str, Any]:
         "asleep": seen.fleet.target == 0 and seen.fleet.ready == 0,
         "reasoning": round(sum(sum(k.reasoning) for k in seen.classes.values())),
         "answering": round(sum(sum(k.answering) for k in seen.classes.values())),
-        "kv_percent": round(100 * sum(r.kv_used_tokens for r in seen.replicas) / capacity) if capacity else None,
+        "kv_percent": round(100 * sum(r.kv_used_tokens for r in there) / capacity) if capacity else None,
         "kv_full_in_s": numbers.kv_full_in_s,
         "ready": fleet.ready,
         "starting": len(fleet.starting_s),
         "draining": fleet.draining,
+        "replicas_asleep": resting,
+        "asleep_host_bytes": None if record.policy.asleep_bytes is None else resting * record.policy.asleep_bytes,
         "drain_owed_tokens": round(numbers.drain_owed_tokens),
         "drain_expected_s": numbers.drain_expected_s,
         "target": decision.target,
@@ -57,6 +60,15 @@ def tokens(n: float | None) -> str:
     return f"{n / 1000:.1f}k" if n < 1_000_000 else f"{n / 1_000_000:.1f}M"
 
 
+def _resting(m: Mapping[str, Any]) -> str:
+    """Return how many replicas sleep and what they hold, as a person would say it; empty where none does."""
+    number, held = m["replicas_asleep"], m["asleep_host_bytes"]
+    if not number:
+        return ""
+    memory = f" and {held / 2**30:.1f} GiB of host memory" if held is not None else ""
+    return f"{number} asleep, {'its GPU' if number == 1 else 'their GPUs'}{memory} held"
+
+
 def view(models: Sequence[Mapping[str, Any]], title: str, events: Sequence[str]) -> RenderableType:
     """Return the live view: a row for each model, then what happened last."""
     table = Table(title=title, title_justify="left", expand=False)
@@ -77,6 +89,7 @@ def view(models: Sequence[Mapping[str, Any]], title: str, events: Sequence[str])
         replicas = "asleep" if m["asleep"] and not m["target"] else f"{m['ready']} of {m['target']}"
         replicas += f", {m['starting']} starting" if m["starting"] else ""
         replicas += f", {m['draining']} draining" if m["draining"] else ""
+        replicas += f", {_resting(m)}" if m["replicas_asleep"] else ""
         age = "" if m["signal_age_s"] is None else f" {m['signal_age_s']:.1f} s"
         full = "-" if m["kv_full_in_s"] is None else f"{m['kv_full_in_s']:.0f} s"
         kv = "-" if m["kv_percent"] is None else f"{m['kv_percent']} %"
@@ -99,5 +112,6 @@ def plain(m: Mapping[str, Any]) -> str:
         f"replicas {m['ready']} of {m['target']}"
         + (f" ({m['starting']} starting)" if m["starting"] else "")
         + (f" ({m['draining']} draining)" if m["draining"] else "")
+        + (f" ({_resting(m)})" if m["replicas_asleep"] else "")
         + (f", {m['held']} held until one is ready" if m["held"] else "")
     )

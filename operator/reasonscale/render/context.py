@@ -80,6 +80,7 @@ class Context:
     ingress: PodSize = SMALL
     ingress_replicas: int = 2
     emptied: tuple[str, ...] = ()  # replicas that routers send nothing more to
+    asleep: tuple[str, ...] = ()  # those of them that sleep
     active_cluster: str | None = None  # the RayCluster that serves, once one does
 
 

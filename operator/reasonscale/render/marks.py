@@ -20,7 +20,7 @@ from reasonscale.api import constants as c
 from reasonscale.api.effects import Effect, effect_of
 from reasonscale.api.models import ReasoningModel
 from reasonscale.render.text import to_yaml
-from reasonscale.serving.numbers import EMPTIED, number_of, set_number
+from reasonscale.serving.numbers import ASLEEP, EMPTIED, number_of, set_number
 
 NUMBERS = ("replicas", "minReplicas", "maxReplicas", "scaleStrategy")
 
@@ -99,6 +99,8 @@ def marks_of(service: dict[str, Any], model: ReasoningModel, update: str = "") -
     fields["spec.engine.reasons"] = model.spec.reasoning.mode != "Never"
     if model.spec.scaling.scale_to_zero is not None:  # only then: the marks of others stay what earlier operators wrote
         fields["spec.scaling.sleeps"] = True
+    if model.spec.scaling.asleep:
+        fields["spec.scaling.sleepMode"] = True
     hard = {k: v for k, v in fields.items() if effect_of(k) in (Effect.ENGINES, Effect.CLUSTER, None)}
     soft = {k: v for k, v in fields.items() if k not in hard}
     return Marks(digest(cluster_hashed(service)), digest(app_hashed(service)), digest(hard), digest(soft), update)
@@ -150,9 +152,9 @@ def _known(new: Any, old: Any) -> Any:
 
 
 def _with_emptied(told: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """Return what a deployment is told, with the replicas that are emptied now; an ingress of older code ignores them."""
-    out = {k: v for k, v in told.items() if k != EMPTIED}
-    return out | ({EMPTIED: new[EMPTIED]} if EMPTIED in new else {})
+    """Return what a deployment is told, with the replicas that are emptied now or sleep; an ingress of older code ignores them."""
+    named = (EMPTIED, ASLEEP)
+    return {k: v for k, v in told.items() if k not in named} | {k: new[k] for k in named if k in new}
 
 
 def pinned(live: dict[str, Any], new: dict[str, Any], old: Marks, marks: Marks) -> dict[str, Any]:

@@ -34,6 +34,7 @@ def serve_config_v2(subject: Subject) -> str:
         ingress_resources={RAY_INGRESS: 1},
         engine_resources={RAY_ENGINE: 1},
         emptied={subject.name: subject.context.emptied},
+        asleep={subject.name: subject.context.asleep},
     )
     config = serve_config(app, host="0.0.0.0", port=PORT_API, proxy_location="EveryNode")
     return to_yaml([config])

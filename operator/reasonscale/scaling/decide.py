@@ -8,7 +8,7 @@ from math import ceil
 from reasonscale.api import constants as c
 from reasonscale.scaling import emptying, words, zero
 from reasonscale.scaling.outlook import Outlook, look
-from reasonscale.scaling.state import Rise, State, learn, learn_fleet, start_time_s
+from reasonscale.scaling.state import Rise, State, learn, learn_fleet, learn_wakes, start_time_s
 from reasonscale.scaling.types import Decision, Fleet, Freshness, Mode, Numbers, Observation, Policy
 
 ROUNDING = 0.02  # 2.01 replicas are 2
@@ -25,16 +25,22 @@ def decide(seen: Observation, policy: Policy, state: State) -> tuple[Decision, S
 
     A replica that is emptied is one less of those that serve, as if it had been told to go; the need takes it back first.
     """
-    decision, after = _decide(replace(seen, fleet=emptying.serving(seen.fleet)), policy, state, seen.fleet.draining)
-    emptied, after = emptying.plan(seen, decision.target, policy, after)
-    if emptied:
-        said = words.what_is_emptied(len(emptied), decision.numbers)
-        decision = replace(decision, emptied=emptied, message=f"{decision.message}; {said}")
-    return decision, after
+    mine = emptying.risen(seen)
+    awake = replace(mine, fleet=emptying.serving(mine.fleet), replicas=emptying.awake(mine))
+    decision, after = _decide(awake, policy, state, seen.fleet.draining, len(mine.fleet.asleep))
+    if seen.freshness is Freshness.FRESH:
+        after = learn_wakes(after, seen)
+    emptied, asleep, after = emptying.plan(mine, decision.target, policy, after)
+    said = [decision.message]
+    if len(emptied) > len(asleep):
+        said.append(words.what_is_emptied(len(emptied) - len(asleep), decision.numbers))
+    if asleep:
+        said.append(words.what_sleeps(len(asleep)))
+    return replace(decision, emptied=emptied, asleep=asleep, message="; ".join(said)), after
 
 
-def _decide(seen: Observation, policy: Policy, state: State, going: int) -> tuple[Decision, State]:
-    """Return the decision over replicas that serve. `going`: those that were told to go and are still there."""
+def _decide(seen: Observation, policy: Policy, state: State, going: int, resting: int) -> tuple[Decision, State]:
+    """Return the decision over replicas that serve. `going`: those that were told to go and are still there; `resting`: those that sleep."""
     state = learn_fleet(state, seen.fleet, seen.time)
     outlook: Outlook | None = None
     if seen.freshness is Freshness.FRESH:
@@ -47,7 +53,7 @@ def _decide(seen: Observation, policy: Policy, state: State, going: int) -> tupl
         return _from_zero(seen, policy, state, outlook)
     if outlook is None:
         return _blind(seen, policy, state)
-    choice, after = _choose(seen.fleet, policy, state, outlook)
+    choice, after = _choose(seen.fleet, policy, state, outlook, resting)
     after = zero.watch(_watch(after, seen, outlook), seen)
     idle_s = zero.may_sleep(after, policy, seen.time)
     if idle_s is not None and choice.target == seen.fleet.target == choice.wanted == 1:
@@ -149,26 +155,44 @@ def _up(need: float) -> int:
     return ceil(need - ROUNDING) if need < 1e9 else 10**9
 
 
-def _choose(fleet: Fleet, policy: Policy, state: State, outlook: Outlook) -> tuple[_Choice, State]:
-    numbers, current = outlook.numbers, fleet.target
-    start_s = start_time_s(state, policy)
+def _wanted(fleet: Fleet, state: State, outlook: Outlook) -> tuple[float, float, str]:
+    """Return the replicas wanted by the time that one ordered now serves, those by the time that one that sleeps does, and why."""
+    numbers = outlook.numbers
     # A need must be there twice to be believed, so that one noisy tick orders nothing; emergencies don't wait.
-    want = min(outlook.need, state.last_need)
+    want, soon = min(outlook.need, state.last_need), min(outlook.wake_need, state.last_wake_need)
     reason = _largest(numbers)
     preempting = state.preempting_ticks >= PREEMPTING_TICKS and state.preemptions_per_s > 0.0
-    if outlook.queue_over_objective and numbers.need_queue > want:
-        want, reason = numbers.need_queue, c.REASON_QUEUE
-    if outlook.kv_near_full and numbers.need_kv > want:
-        want, reason = numbers.need_kv, c.REASON_KV
+    for holds, need, why in (
+        (outlook.queue_over_objective, numbers.need_queue, c.REASON_QUEUE),
+        (outlook.kv_near_full, numbers.need_kv, c.REASON_KV),
+    ):
+        if holds:
+            soon = max(soon, need)
+            if need > want:
+                want, reason = need, why
     if preempting and not fleet.starting_s and want <= fleet.ready:
         want, reason = float(fleet.ready + 1), c.REASON_PREEMPTION
+        soon = max(soon, want)
+    return want, soon, reason
+
+
+def _choose(fleet: Fleet, policy: Policy, state: State, outlook: Outlook, resting: int) -> tuple[_Choice, State]:
+    numbers, current = outlook.numbers, fleet.target
+    start_s = start_time_s(state, policy)
+    want, soon, reason = _wanted(fleet, state, outlook)
     overdue = sum(1 for age in fleet.starting_s if age > OVERDUE * start_s)
     wanted = max(1, _up(want))
     if wanted > current - overdue:
         wanted += overdue
-    state = replace(state, last_need=outlook.need)
+    later = wanted
+    if resting and wanted <= current + resting:
+        # Who sleeps is woken for what comes until he would be awake, and for no more.
+        wanted = max(1, min(current + resting, _up(soon)))
+    state = replace(state, last_need=outlook.need, last_wake_need=outlook.wake_need)
 
     least = max(1, _up(DOWN_MARGIN * outlook.need_throughout))
+    if policy.asleep:  # one that goes to sleep is had back sooner than one that is stopped
+        least = max(1, _up(DOWN_MARGIN * outlook.wake_need_throughout), least - policy.asleep)
     calm = least < current and wanted <= current and outlook.excess <= 0.0 and state.preempting_ticks == 0
     calm = calm and not outlook.queue_over_objective and not outlook.young
     now = numbers_time(state)
@@ -186,6 +210,8 @@ def _choose(fleet: Fleet, policy: Policy, state: State, outlook: Outlook) -> tup
         target = max(least, current - _down_step(policy, current - least))
         text = words.why_down(numbers, outlook.need_throughout, now - state.calm_since)
         return _Choice(target, least, c.REASON_CALM, text), state
+    if later > current:
+        return _Choice(current, later, c.REASON_HOLD, words.why_let_sleep(later, numbers)), state
     return _Choice(current, wanted, c.REASON_HOLD, words.why_hold(numbers, outlook.need)), state
 
 

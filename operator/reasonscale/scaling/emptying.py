@@ -19,13 +19,39 @@ GONE_S: Final = 60.0  # the ledger of a replica that was let go may be read for 
 
 
 def serving(fleet: Fleet) -> Fleet:
-    """Return the fleet without the replicas that are emptied, which count as those that drain."""
-    number = len(fleet.emptied or ())
+    """Return the fleet without the replicas that sleep, and without those that are emptied, which count as those that drain."""
+    number, asleep = len(fleet.emptied or ()), len(fleet.asleep)
     if not number:
         return fleet
     return replace(
-        fleet, target=fleet.target - number, ready=max(0, fleet.ready - number), draining=fleet.draining + number
+        fleet, target=fleet.target - number, ready=max(0, fleet.ready - number),
+        draining=fleet.draining + number - asleep,
+    )  # fmt: skip
+
+
+def risen(seen: Observation) -> Observation:
+    """Return what is seen with those that were to sleep and have requests among those that serve.
+
+    A request that reaches one that sleeps wakes it, and an ingress that would refuse somebody wakes them all.
+    """
+    asleep = set(seen.fleet.asleep)
+    up = {r.replica for r in seen.replicas if r.replica in asleep and r.running + r.waiting > 0.0}
+    if not up:
+        return seen
+    return replace(
+        seen,
+        fleet=replace(
+            seen.fleet,
+            emptied=tuple(r for r in seen.fleet.emptied or () if r not in up),
+            asleep=tuple(r for r in seen.fleet.asleep if r not in up),
+        ),
     )
+
+
+def awake(seen: Observation) -> tuple[ReplicaCounts, ...]:
+    """Return the replicas that are not asleep: the KV cache of one that sleeps holds nothing and takes nothing."""
+    asleep = set(seen.fleet.asleep)
+    return tuple(r for r in seen.replicas if r.replica not in asleep) if asleep else seen.replicas
 
 
 def _standings(seen: Observation, state: State) -> list[Standing] | None:
@@ -40,35 +66,61 @@ def _standings(seen: Observation, state: State) -> list[Standing] | None:
     return [Standing(r.replica or "", "engine", r.node) for r in there]
 
 
-def _is_done(replica: ReplicaCounts | None, told_s: float | None, seen: Observation, policy: Policy) -> bool:
-    """Tell whether a replica may be told to go: it has nothing, and had time to get what was under way to it; or it had drain.max."""
+def _is_empty(replica: ReplicaCounts | None, told_s: float | None, seen: Observation) -> bool:
+    """Tell whether a replica has nothing, and had time to get what was under way to it."""
     if replica is None or told_s is None:
         return False
-    if seen.time - told_s >= policy.drain_s:
-        return True
     return replica.running + replica.waiting == 0.0 and seen.time - (seen.age_s or 0.0) >= told_s + SETTLE_S
 
 
-def plan(seen: Observation, target: int, policy: Policy, state: State) -> tuple[tuple[str, ...], State]:
-    """Return the replicas to empty where `target` shall serve, and the state for the next call.
+def _may_go(replica: ReplicaCounts | None, told_s: float | None, seen: Observation, policy: Policy) -> bool:
+    """Tell whether a replica may be told to go: it is empty, or it had drain.max."""
+    if replica is None or told_s is None:
+        return False
+    return seen.time - told_s >= policy.drain_s or _is_empty(replica, told_s, seen)
+
+
+Plan = tuple[tuple[str, ...], tuple[str, ...], State]
+
+
+def plan(seen: Observation, target: int, policy: Policy, state: State) -> Plan:
+    """Return the replicas to empty where `target` shall serve, those of them that sleep, and the state for the next call.
 
     What is asked for is the target and these. `seen` has the actuator's own fleet. Those that start go first and have nothing;
     where nobody knows who would go, none is emptied but who is already, for `drain.max`, and at zero none at all.
     """
     told = seen.fleet.emptied
     if told is None:
-        return (), state
+        return (), (), state
     since = {r: dict(state.emptied_since).get(r, seen.time) for r in told}
     let_go = tuple((r, at) for r, at in state.let_go if seen.time - at < GONE_S)
     state = replace(state, emptied_since=tuple(since.items()), let_go=let_go)
     number = seen.fleet.target - target - len(seen.fleet.starting_s)
-    if number <= 0 or target == 0 or policy.mode is Mode.RECOMMEND:
-        return (), state
+    if policy.mode is Mode.RECOMMEND or target == 0:
+        return (), (), state
+    if number <= 0:
+        return (), (), _woken(seen, (), state)
+    # Who sleeps is kept beside the target, and counts for maxReplicas as any other.
+    kept = min(number, policy.asleep, max(0, policy.max_replicas - target))
     there = _standings(seen, state) if seen.freshness is Freshness.FRESH else None
     if there is None:
-        return tuple(r for r in told[:number] if seen.time - since[r] < policy.drain_s), state
+        asleep = seen.fleet.asleep[:kept]
+        busy = tuple(r for r in told if r not in seen.fleet.asleep and seen.time - since[r] < policy.drain_s)
+        return (*busy[: number - len(asleep)], *asleep), asleep, _woken(seen, asleep, state)
     by_id = {r.replica: r for r in seen.replicas}
-    order = victims(there, "engine", number)
-    done = next((i for i, r in enumerate(order) if not _is_done(by_id.get(r), since.get(r), seen, policy)), len(order))
-    state = replace(state, let_go=(*let_go, *((r, seen.time) for r in order[:done])))
-    return tuple(order[done:]), state
+    order = victims(there, "engine", len(there))
+    first = order[: number - kept]  # whom Serve would stop
+    # Of the others those that sleep already, then those that are emptied already: they are the nearest to it.
+    rest = sorted(order[number - kept :], key=lambda r: (r not in seen.fleet.asleep, r not in since))[:kept]
+    done = next((i for i, r in enumerate(first) if not _may_go(by_id.get(r), since.get(r), seen, policy)), len(first))
+    asleep = tuple(r for r in rest if r in seen.fleet.asleep or _is_empty(by_id.get(r), since.get(r), seen))
+    state = replace(state, let_go=(*let_go, *((r, seen.time) for r in first[:done])))
+    return (*first[done:], *(r for r in rest if r not in asleep), *asleep), asleep, _woken(seen, asleep, state)
+
+
+def _woken(seen: Observation, asleep: tuple[str, ...], state: State) -> State:
+    """Return the state with those that are to sleep no longer, and that have to be woken."""
+    slept = {r.replica for r in seen.replicas if r.asleep}
+    gone = {r for r, _ in (*state.let_go, *state.woken)}
+    new = tuple((r, seen.time) for r in seen.fleet.asleep if r not in asleep and r in slept and r not in gone)
+    return replace(state, woken=(*state.woken, *new)) if new else state

@@ -12,7 +12,7 @@ from reasonscale.scaling.arrivals import rate_of
 from reasonscale.scaling.capacity import Capacity, Prompts, capacity_of, fit, token_time
 from reasonscale.scaling.curve import LONGEST_TOKENS, MIDDLES, Curve
 from reasonscale.scaling.forecast import ClassLoad, Point, drain_time_s, forecast, owed_tokens
-from reasonscale.scaling.state import State, start_time_s
+from reasonscale.scaling.state import State, start_time_s, wake_time_s
 from reasonscale.scaling.survival import curve_of, evidence, prior_hazards, ratios
 from reasonscale.scaling.trend import LOOK_S, Trend, expect, judge
 from reasonscale.scaling.types import ClassCounts, Numbers, Observation, Policy, StepTime
@@ -41,6 +41,9 @@ class Outlook:
     young: bool  # no forecast for the horizon has come due yet
     kv_near_full: bool  # now
     trend: Trend  # for the next look
+    # The same where replicas sleep: when one could be awake that is woken now, and the most until and from then on.
+    wake_need: float = 0.0
+    wake_need_throughout: float = 0.0
 
 
 def curves_of(state: State, policy: Policy) -> dict[str, Curve]:
@@ -184,7 +187,8 @@ def look(seen: Observation, policy: Policy, state: State) -> Outlook:
 
     mean_left = owed / (running + waiting) if running + waiting > 0.0 else 0.0
     far = horizon + min(LONGEST_DRAIN_S, mean_left * tpot_s)
-    times = sorted({0.0, LOOK_S, 0.5 * horizon, horizon, 2.0 * horizon, far})
+    wake_s = wake_time_s(state, policy) + policy.tick_s if policy.asleep else horizon
+    times = sorted({0.0, LOOK_S, 0.5 * horizon, horizon, 2.0 * horizon, far, wake_s})
     z = NormalDist().inv_cdf(min(0.999, max(0.5, policy.objectives.attainment)))
     points = forecast(loads, times, tpot_s, z, seated)
     soon = points[times.index(LOOK_S)]
@@ -230,17 +234,23 @@ def look(seen: Observation, policy: Policy, state: State) -> Outlook:
         need_kv=kv_need(at),
         need_prefill=prefill,
         need_queue=waits.need,
+        need_awake=need_at(points[times.index(wake_s)]) if policy.asleep else 0.0,
+        wake_horizon_s=wake_s if policy.asleep else 0.0,
         waiting=waiting,
         preemption_rate=state.preemptions_per_s,
         drain_owed_tokens=sum(owed_tokens(going)),
         drain_expected_s=drain_time_s(going, tpot_s) if going else None,
     )
+
+    def need_throughout(within_s: float) -> float:
+        # Until a replacement could be there nothing may be missed. Later it could: then what is probable counts, since
+        # one that goes and is wanted again costs a drain and a start.
+        return max(need_at(point) if point.after_s <= within_s else mean_need(point) for point in points)
+
     return Outlook(
         numbers=numbers,
         need=need_at(at),
-        # Until a replacement could be there nothing may be missed. Later it could: then what is probable counts, since
-        # one that goes and is wanted again costs a drain and a start.
-        need_throughout=max(need_at(point) if point.after_s <= horizon else mean_need(point) for point in points),
+        need_throughout=need_throughout(horizon),
         drain_s=waits.drain_s,
         ttft_allowed_s=waits.allowed_s,
         queue_over_objective=waits.need > 0.0,
@@ -248,6 +258,8 @@ def look(seen: Observation, policy: Policy, state: State) -> Outlook:
         young=trend.since is None or seen.time - trend.since < horizon,
         kv_near_full=_near_full(seen),
         trend=trend,
+        wake_need=numbers.need_awake,
+        wake_need_throughout=need_throughout(wake_s) if policy.asleep else 0.0,
     )
 
 

@@ -55,4 +55,6 @@ def policy_of(
         length_limit={name: float(resolved.max_model_len) for name in (*resolved.class_names, c.CLASS_OTHER)},
         tick_s=tick_s,
         drain_s=resolved.drain_s,
+        asleep=resolved.asleep,
+        asleep_bytes=resolved.weight_bytes if resolved.asleep else None,
     )

@@ -13,6 +13,7 @@ from reasonscale.scaling.trend import Trend
 from reasonscale.scaling.types import Fleet, Observation, Policy
 
 MOST_STARTS = 20
+FORGET_WAKE_S = 120.0
 PREEMPTION_HALF_LIFE_S = 15.0
 TRAFFIC_HALF_LIFE_S = 30.0
 FORGET_CLASS_S = 6 * 3600.0
@@ -51,12 +52,15 @@ class State:
     tokens_per_s: float = 0.0
     trend: Trend = field(default_factory=Trend)
     last_need: float = 0.0
+    last_wake_need: float = 0.0
     calm_since: float | None = None
     last_down: float | None = None
     idle_since: float | None = None  # nothing in flight, held or arriving since then; None: not idle, or unknown
     rises: tuple[Rise, ...] = ()
     stuck_since: float | None = None  # more replicas have not helped
     emptied_since: tuple[tuple[str, float], ...] = ()  # replicas that are emptied, and since when routers were told
+    woken: tuple[tuple[str, float], ...] = ()  # replicas that were told to wake, and when
+    wakes_s: tuple[float, ...] = ()  # measured times from that to a look that found them awake, newest last
     let_go: tuple[tuple[str, float], ...] = ()  # those that the number was lowered for of late, and when
 
     @staticmethod
@@ -65,12 +69,30 @@ class State:
         return State()
 
 
+def _p90(measured: tuple[float, ...], prior: float) -> float:
+    ordered = sorted(measured)
+    return ordered[ceil(0.9 * len(ordered)) - 1] if ordered else prior
+
+
 def start_time_s(state: State, policy: Policy) -> float:
     """Return how long a replica takes from order to ready: the p90 of those measured, until then the prior."""
-    if not state.starts_s:
-        return policy.start_prior_s
-    ordered = sorted(state.starts_s)
-    return ordered[ceil(0.9 * len(ordered)) - 1]
+    return _p90(state.starts_s, policy.start_prior_s)
+
+
+def wake_time_s(state: State, policy: Policy) -> float:
+    """Return how long a replica that sleeps takes from the decision to awake: the p90 of those measured, else the prior."""
+    return _p90(state.wakes_s, policy.wake_prior_s)
+
+
+def learn_wakes(state: State, seen: Observation) -> State:
+    """Return the state with the wakes that a fresh observation finds done; one that never comes is forgotten."""
+    if not state.woken:
+        return state
+    still = {r.replica for r in seen.replicas if r.asleep}
+    there = {r.replica for r in seen.replicas}
+    done = tuple(seen.time - at for r, at in state.woken if r in there and r not in still)
+    left = tuple((r, at) for r, at in state.woken if r in still and seen.time - at < FORGET_WAKE_S)
+    return replace(state, woken=left, wakes_s=(*state.wakes_s, *done)[-MOST_STARTS:])
 
 
 def learn_fleet(state: State, fleet: Fleet, now: float) -> State:

@@ -70,6 +70,7 @@ class ReplicaCounts:
     node: str | None = None
     since_s: float | None = None  # when it began to serve
     draining: bool = False  # told to go
+    asleep: bool = False  # its engine sleeps
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,7 @@ class Fleet:
     # Serve's ids of those that routers send nothing to, so that they are empty when they are told to go; counted in
     # `target` and `ready`. None: this actuator can't have a replica emptied.
     emptied: tuple[str, ...] | None = None
+    asleep: tuple[str, ...] = ()  # those of `emptied` that are to sleep, and are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,9 @@ class Policy:
     length_limit: Mapping[str, float] = field(default_factory=dict)  # class -> most tokens a request can make
     tick_s: float = 5.0
     drain_s: float = 1800.0  # a replica is emptied for so long at most before it is told to go
+    asleep: int = 0  # replicas that are not needed and sleep instead of being stopped, at most
+    asleep_bytes: float | None = None  # of host memory that each of them holds; None: unknown
+    wake_prior_s: float = 10.0  # from the decision until one that slept takes requests, until measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +180,8 @@ class Numbers:
     need_kv: float = 0.0
     need_prefill: float = 0.0
     need_queue: float = 0.0
+    need_awake: float = 0.0  # at the horizon of a wake; 0 where none may sleep
+    wake_horizon_s: float = 0.0
     waiting: float = 0.0
     preemption_rate: float = 0.0  # per second
     drain_owed_tokens: float = 0.0  # of owed_tokens, what replicas owe that go
@@ -185,7 +192,8 @@ class Numbers:
 class Decision:
     """How many replicas shall serve, and why. `act` is False where it is only a recommendation or a hold.
 
-    Those of `emptied` are kept beside the target, with nothing sent to them, until they have nothing left.
+    Those of `emptied` are kept beside the target, with nothing sent to them, until they have nothing left; those of
+    `asleep`, which are among them, are kept then too, and sleep.
     """
 
     time: float
@@ -198,3 +206,4 @@ class Decision:
     limited: bool = False  # the need lies outside the bounds
     freshness: Freshness = Freshness.FRESH
     emptied: tuple[str, ...] = ()  # Serve's ids, the first to go first
+    asleep: tuple[str, ...] = ()

@@ -59,6 +59,19 @@ def what_is_emptied(number: int, n: Numbers) -> str:
     return f"{number} more {'is' if number == 1 else 'are'} emptied first, {count(n.drain_owed_tokens)} tokens to make"
 
 
+def what_sleeps(number: int) -> str:
+    """Return how many replicas sleep."""
+    return f"{number} more {'is' if number == 1 else 'are'} asleep"
+
+
+def why_let_sleep(wanted: int, n: Numbers) -> str:
+    """Return why replicas that sleep are not woken yet, though they will be needed."""
+    return (
+        f"{count(n.owed_tokens)} tokens owed need {wanted} replicas in {seconds(n.horizon_s)}, "
+        f"{n.need_awake:.1f} in the {seconds(n.wake_horizon_s)} that waking one takes"
+    )
+
+
 def why_hold(n: Numbers, need: float) -> str:
     """Return the state of things where nothing changes."""
     return f"{count(n.owed_tokens)} tokens owed, {n.inflight_now:.0f} in flight, {need:.1f} replicas needed"

@@ -89,6 +89,8 @@ def model_args(
     if local and resolved.model_source.startswith("/"):
         here |= OFFLINE_ENV
     kwargs = engine_kwargs(resolved)
+    if gpus and resolved.asleep:
+        kwargs["enable_sleep_mode"] = True
     if gpus and resolved.gpu_share < 1.0:
         kwargs["gpu_memory_utilization"] = resolved.gpu_memory_utilization
     return {
@@ -110,10 +112,11 @@ def serve_app(
     models: Sequence[Resolved], replicas: Mapping[str, int], *, local: bool, gpus: bool = False, env: Mapping[str, str] | None = None,
     ingress_env: Mapping[str, str] | None = None, ingress_replicas: int = 1, ingress_resources: Mapping[str, int] | None = None,
     engine_resources: Mapping[str, int] | None = None, emptied: Mapping[str, Sequence[str]] | None = None,
+    asleep: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Return one application of Serve's config.
 
-    `replicas` maps a resource's name to its number, `emptied` to those replicas that the ingress sends nothing more to. Only numbers (`serving.numbers`) and `user_config` below change in place;
+    `replicas` maps a resource's name to its number, `emptied` to those replicas that the ingress sends nothing more to, `asleep` to those of them that sleep. Only numbers (`serving.numbers`) and `user_config` below change in place;
     everything under `args` and `runtime_env` restarts the application's engines. `..._resources`: Ray's own, by which
     a cluster keeps ingress and engines apart.
     """
@@ -150,7 +153,9 @@ def serve_app(
         }
     )
     for m in models:
-        set_emptied(deployments[-1], deployment_name(m), (emptied or {}).get(m.name, ()))
+        set_emptied(
+            deployments[-1], deployment_name(m), (emptied or {}).get(m.name, ()), (asleep or {}).get(m.name, ())
+        )
     return {
         "name": app_name(models),
         "route_prefix": "/",

@@ -20,6 +20,7 @@ from vllm.v1.metrics.loggers import StatLoggerBase
 
 from reasonscale.api import constants as c
 from reasonscale.serving import events, place
+from reasonscale.serving.asleep import Sleeper
 from reasonscale.serving.batching import SHORTEST_S, interval_s
 from reasonscale.serving.continuation import unpacked
 from reasonscale.serving.errors import EngineLost
@@ -102,6 +103,7 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
         self._asked: dict[str, Asked] = {}  # by the id that a request came with
         self.hang_s = 60.0
         self.replica = ""  # the id of the replica that it is in
+        self.sleeper = Sleeper(lambda: bool(self._asked or self.ledger.rows), lambda: place.alone(self._place))
         self._results: OrderedDict[str, Result] = OrderedDict()
 
     def _start_async_llm_engine(self, vllm_engine_args: Any, vllm_engine_config: Any, placement_group: Any) -> Any:
@@ -145,6 +147,8 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
         client = self._engine_client
         self._start_ids, self._end_ids = _think_ids(client)
         reasoning = getattr(client.vllm_config, "reasoning_config", None)
+        if getattr(client.vllm_config.model_config, "enable_sleep_mode", False):
+            self.sleeper.engine = client
         self._can_budget = reasoning is not None and bool(reasoning.enabled)
         self._by_token = _parser_of(client) in BY_TOKEN
         self._plain_generate = client.generate
@@ -334,6 +338,8 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
         """Raise EngineLost where the engine is dead, or has requests and has made no step for `hang_s`."""
         if self._engine_client.errored:
             raise EngineLost("the engine died")
+        if self.sleeper.lost is not None:
+            raise self.sleeper.lost
         if not self.ledger.rows or self._moved[0] != self.sums.told:
             self._moved = (self.sums.told, now)
         elif now - self._moved[1] > self.hang_s:
@@ -365,6 +371,7 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
         rid = prefix + plain
         try:
             yield (events.ALIVE, {"replica": self.replica}, [], ())
+            await self.sleeper.awake()
             async with aclosing(stream):
                 async for item in stream:
                     if self._dead(item):

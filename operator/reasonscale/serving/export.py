@@ -14,13 +14,14 @@ from typing import Any, Final
 from ray.util.metrics import Counter, Gauge
 
 from reasonscale.api import constants as c
+from reasonscale.serving.asleep import ASLEEP, Sleeper
 from reasonscale.serving.ledger import ClassTotals, Ledger
 from reasonscale.serving.steps import StepSums
 
 _MODEL, _CLS, _BIN, _PHASE = c.LABEL_METRIC_MODEL, c.LABEL_METRIC_CLASS, c.LABEL_METRIC_BIN, c.LABEL_METRIC_PHASE
 _EDGES: Final = tuple(str(edge) for edge in c.TOKEN_BINS)
-# What has no bin always has room: 7 series of each class, 11 of the replica.
-_MAX_BIN_SERIES: Final = c.MAX_SERIES_PER_REPLICA - 7 * c.MAX_CLASSES - 11
+# What has no bin always has room: 7 series of each class, 14 of the replica.
+_MAX_BIN_SERIES: Final = c.MAX_SERIES_PER_REPLICA - 7 * c.MAX_CLASSES - 14
 log = logging.getLogger("ray.serve")
 
 
@@ -89,7 +90,7 @@ class Exporter:
 
     def write(
         self, ledger: Ledger, sums: StepSums, capacity_tokens: float, now: float, *, draining: bool = False,
-        here: Here | None = None,
+        here: Here | None = None, sleeper: Sleeper | None = None,
     ) -> None:  # fmt: skip
         """Write everything once. `here`: who this replica is."""
         for cls, current in ledger.now().items():
@@ -107,6 +108,11 @@ class Exporter:
             self._count(c.M_ANSWER_TOKENS, totals.answer_tokens, **tags)
             self._count(c.M_BUDGET_EXHAUSTED, totals.budget_exhausted, **tags)
         self._gauge(c.M_DRAINING, float(draining))
+        if sleeper is not None:
+            self._gauge(c.M_ASLEEP, float(sleeper.stage == ASLEEP))
+            for name, took_s in ((c.M_FALL, sleeper.fell_s), (c.M_WOKE, sleeper.woke_s)):
+                if took_s is not None:
+                    self._gauge(name, took_s)
         if here is not None:
             tags = {c.LABEL_METRIC_REPLICA: here.replica, c.LABEL_METRIC_NODE: here.node}
             self._gauge(c.M_REPLICA, here.since_s, **tags)

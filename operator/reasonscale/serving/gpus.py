@@ -115,12 +115,14 @@ def wait_for_room(
 
 
 @contextmanager
-def alone(gpu_index: int, folder: Path | None = None) -> Iterator[None]:
+def alone(gpu_index: int, folder: Path | None = None, *, wait: bool = True) -> Iterator[None]:
     """Hold a GPU's lock: engines measure its free memory while they start, so one after another.
+
+    Without `wait` it is a BlockingIOError where another has it.
 
     The kernel lets go of it when its process ends, however that ends.
     """
     path = (folder or Path(tempfile.gettempdir())) / f"reasonscale-gpu-{gpu_index}.lock"
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield

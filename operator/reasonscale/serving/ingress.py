@@ -24,9 +24,10 @@ from reasonscale.serving.errors import GaveUp, error_body
 from reasonscale.serving.gate import Refusal, Ticket
 from reasonscale.serving.hold import NotHeld
 from reasonscale.serving.holds import Holds
-from reasonscale.serving.numbers import EMPTIED
+from reasonscale.serving.numbers import ASLEEP, EMPTIED
 from reasonscale.serving.passage import Call, Passages
 from reasonscale.serving.reading import govern, known_by, model_of, read_body, request_id, sequences_of, session_of
+from reasonscale.serving.rests import Rests
 from reasonscale.serving.routing import Loads
 from reasonscale.serving.settings import ModelSettings
 from reasonscale.serving.shared import LOADS
@@ -68,6 +69,7 @@ class Ingress:
         self._holds = Holds(self._handles)
         self._me = uuid.uuid4().hex[:8]
         self._gates: dict[str, Entrance] = {}
+        self._rests = Rests(self._handles, self._waits)
         self._told = Told()
         self._created = int(time.time())
         self._log = AccessLog()
@@ -86,7 +88,17 @@ class Ingress:
         for model, handle in self._handles.items():
             if model in self._settings:
                 name, most_s = handle.deployment_name, self._settings[model].hand_over_s + EMPTIED_MORE_S
-                LOADS.setdefault(name, Loads()).empty(user_config.get(EMPTIED, {}).get(name, ()), most_s)
+                emptied, asleep = (user_config.get(key, {}).get(name, ()) for key in (EMPTIED, ASLEEP))
+                LOADS.setdefault(name, Loads()).empty(emptied, most_s, asleep)
+        self._rests.configure()
+
+    def _waits(self, model: str) -> bool:
+        """Tell whether a request waits so long at the gate that no replica may sleep: whoever should have it woken is gone, or late."""
+        gate = self._gates.get(model)
+        if gate is None:
+            return False
+        since = min((ticket.arrived_s for ticket in gate.gate.waiting), default=None)
+        return since is not None and time.monotonic() - since > gate.settings.max_queue_s / 2
 
     def _gate(self, settings: ModelSettings) -> Entrance:
         name, gate = self._handles[settings.model].deployment_name, self._gates.get(settings.model)
@@ -147,6 +159,8 @@ class Ingress:
         refusal = await self._gates[settings.model].enter(
             call.ticket, call.known_by
         )  # its rules may be newer than ours
+        if refusal is not None and self._rests.rouse(settings.model):  # nobody is refused while a replica sleeps
+            refusal = await self._gates[settings.model].enter(call.ticket, call.known_by)
         if refusal is not None:
             return self._overloaded(call, refusal)
         call.takeover = self._passages.of(settings, typed, call, chat, most_output)

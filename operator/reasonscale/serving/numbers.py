@@ -12,6 +12,7 @@ from typing import Any, Final
 
 FORM: Final = "autoscaling_config"
 EMPTIED: Final = "emptied"  # in the ingress' user_config: replicas by deployment that nothing more is sent to
+ASLEEP: Final = "asleep"  # beside it: those of them that sleep
 # How long nothing may be asked of a last replica that is told to go before it goes: a request that came with the decision keeps it.
 SLEEP_DELAY_S: Final = 10.0
 # By default Serve looks every 10 s at the mean of 30 s: a request at zero waited 10.9 s until a replica was asked for.
@@ -47,9 +48,13 @@ def set_number(deployment: dict[str, Any], number: int) -> None:
     deployment |= numbered(number, sleeps=FORM in deployment)
 
 
-def set_emptied(ingress: dict[str, Any], deployment: str, replicas: Sequence[str]) -> None:
-    """Tell the ingress which of a deployment's replicas it sends nothing more to. In place: no engine is told."""
+def set_emptied(
+    ingress: dict[str, Any], deployment: str, replicas: Sequence[str], asleep: Sequence[str] = ()
+) -> None:  # fmt: skip
+    """Tell the ingress which of a deployment's replicas it sends nothing more to, and which of them sleep. In place: no engine is told."""
     told = dict(ingress.get("user_config") or {})
-    others = {k: v for k, v in told.pop(EMPTIED, {}).items() if k != deployment}
-    emptied = others | ({deployment: list(replicas)} if replicas else {})
-    ingress["user_config"] = told | ({EMPTIED: emptied} if emptied else {})
+    for key, named in ((EMPTIED, replicas), (ASLEEP, asleep)):
+        found = {k: v for k, v in told.pop(key, {}).items() if k != deployment}
+        found |= {deployment: list(named)} if named else {}
+        told |= {key: found} if found else {}
+    ingress["user_config"] = told

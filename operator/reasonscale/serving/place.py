@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 from reasonscale.api.resolve import GPU_MEMORY_UTILIZATION
@@ -54,6 +54,19 @@ async def room(index: int, llm_config: Any) -> AsyncIterator[None]:
         await asyncio.to_thread(stack.enter_context, gpus.alone(index))
         await asyncio.to_thread(gpus.wait_for_room, index, _share(llm_config))
         yield
+
+
+@contextmanager
+def alone(index: int | None) -> Iterator[bool]:
+    """Hold the GPU's start lock, and tell whether it could be had: an engine that starts measures what is free meanwhile."""
+    with ExitStack() as stack:
+        try:
+            if index is not None:
+                stack.enter_context(gpus.alone(index, wait=False))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def without_fetching(llm_config: Any) -> None:

@@ -49,6 +49,9 @@ class ExpectedWork(RequestRouter):  # type: ignore[misc]
             pending_request.routing_context.should_backoff = True  # all are tried; the next round waits
         by_name = self._heard(candidate_replicas)
         told = _told(pending_request)
+        only = told.get(c.HEADER_REPLICA)
+        if only is not None:  # the ingress speaks to this one, and to no other
+            return [[by_name[only]]] if only in by_name else []
         order = self._loads.order(by_name, told.get(c.HEADER_SESSION))
         if order:
             _place(told.get(c.HEADER_UNIQUE_ID), order[0])  # one that hangs never says that it took it
@@ -56,6 +59,8 @@ class ExpectedWork(RequestRouter):  # type: ignore[misc]
 
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
         told = _told(pending_request)
+        if c.HEADER_REPLICA in told:
+            return
         prompt = told.get(c.HEADER_PROMPT_TOKENS, "")
         self._loads.sent(replica_id.unique_id, float(prompt) if prompt.isdigit() else 0.0, told.get(c.HEADER_SESSION))
         _place(told.get(c.HEADER_UNIQUE_ID), replica_id.unique_id)

@@ -11,13 +11,17 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Final
+
+from reasonscale.serving.asleep import AWAKE, FALLING
 
 PREFILL_WEIGHT: Final = 5.0
 TOKENS_TO_COME: Final = 2000.0
 # Keys of what a replica reports.
 KV_TOKENS, KV_CAPACITY, WAITING_PROMPT, REQUESTS = "kv", "capacity", "prompt", "requests"
 AT, PREEMPTED, BY = "at", "preempted", "by"  # BY: sequences by the ingress that sent them
+RESTS: Final = "rests"  # a stage of `asleep`
 STALE_S: Final = 15.0  # a replica that reported nothing for so long is taken last
 SILENT: Final = 2  # how late such a one is
 FULL: Final = 0.95  # of its KV cache: filled no further while others have room
@@ -53,6 +57,9 @@ class Loads:
         self._seen: dict[str, Seen] = {}
         self._avoid: dict[str, float] = {}
         self._emptied: dict[str, float] = {}  # until when each is
+        self._asleep: frozenset[str] = frozenset()  # of these, those that sleep: they don't come back by themselves
+        self._roused = False  # until others are named
+        self._asked: dict[str, bool] = {}  # replicas that were told to sleep, or to wake
         self._left: OrderedDict[str, float] = OrderedDict()  # replicas that Serve sends nothing to any more, since when
         self._sessions: OrderedDict[str, str] = OrderedDict()
 
@@ -100,13 +107,36 @@ class Loads:
         """Send nothing to a replica for a while where another is there: it was lost, it hangs, or it was told to go."""
         self._avoid[replica] = self._clock() + for_s
 
-    def empty(self, replicas: Iterable[str], for_s: float) -> None:
-        """Send nothing to these while another is there, until other ones are named: they go when they have nothing left.
+    def empty(self, replicas: Iterable[str], for_s: float, asleep: Iterable[str] = ()) -> None:
+        """Send nothing to these while another is there, until other ones are named: they go, or sleep, when they have nothing left.
 
-        It lapses after `for_s`: whoever decided it may be gone, or told to decide nothing.
+        It lapses after `for_s`, as whoever decided it may be gone, or told to decide nothing. What sleeps is not lost by
+        that: it does until it is named no more, or `rouse` says that it is needed.
         """
-        until = self._clock() + for_s
-        self._emptied = {replica: self._emptied.get(replica, until) for replica in replicas}
+        until, named = self._clock() + for_s, frozenset(asleep)
+        if named != self._asleep:
+            self._asleep, self._roused = named, False
+        self._emptied = {r: inf if r in named else min(self._emptied.get(r, inf), until) for r in replicas}
+
+    def rouse(self) -> bool:
+        """Let nobody sleep until others are named; return whether anybody did."""
+        did = bool(self._asleep) and not self._roused
+        self._roused = self._roused or did
+        return did
+
+    def to_tell(self) -> list[tuple[str, bool]]:
+        """Return the replicas that are to be told to sleep (True) or to wake, by what they say and what they were told."""
+        there = list(self._seen.items())
+        sleepers = self._spared([name for name, _ in there]) & self._asleep
+        self._asked = {r: told for r, told in self._asked.items() if r in self._seen}
+        found = []
+        for name, seen in there:
+            rests, wanted = seen.report.get(RESTS, AWAKE), name in sleepers
+            # One that was told to sleep may do it by now, and not have said so.
+            if (wanted and rests == AWAKE) or (not wanted and (rests != AWAKE or self._asked.get(name, False))):
+                found.append((name, wanted))
+                self._asked[name] = wanted
+        return found
 
     def sent(self, replica: str, prompt_tokens: float, session: str | None = None) -> None:
         """Note that a replica was given a request."""
@@ -131,7 +161,9 @@ class Loads:
     def _spared(self, there: Iterable[str]) -> frozenset[str]:
         """Return which of these are emptied; none of them where no other takes requests."""
         now = self._clock()
-        emptied = frozenset(r for r, until in self._emptied.items() if until > now)
+        emptied = frozenset(
+            r for r, until in self._emptied.items() if until > now and not (self._roused and r in self._asleep)
+        )
         others = (r for r in there if r not in emptied and not self._avoided(r) and self._late(r) < SILENT)
         return emptied if next(others, None) is not None else frozenset()
 
@@ -145,7 +177,8 @@ class Loads:
             return SILENT
         capacity, prompts = float(seen.report.get(KV_CAPACITY, 0.0)), float(seen.report.get(WAITING_PROMPT, 0.0))
         full = capacity > 0 and float(seen.report.get(KV_TOKENS, 0.0)) + prompts >= FULL * capacity
-        return 1 if full or seen.report.get(PREEMPTED) else 0
+        # One that has just gone to sleep is not awake before it is asleep.
+        return 1 if full or seen.report.get(PREEMPTED) or seen.report.get(RESTS) == FALLING else 0
 
     def takes(self, seats: int, ingress: str) -> Takes | None:
         """Return what the replicas take of one ingress in all, at so many sequences each; None where none is known.

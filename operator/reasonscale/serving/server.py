@@ -16,11 +16,12 @@ from ray.llm._internal.serve.core.server import llm_server
 from ray.llm._internal.serve.core.server.llm_server import LLMServer
 
 from reasonscale.serving import fetching, loopback
+from reasonscale.serving.asleep import Sleeper
 from reasonscale.serving.batching import batched
 from reasonscale.serving.engine import ReasonEngine
 from reasonscale.serving.errors import EngineLost
 from reasonscale.serving.export import Exporter, Here, describe
-from reasonscale.serving.routing import AT, BY, KV_CAPACITY, KV_TOKENS, PREEMPTED, REQUESTS, WAITING_PROMPT
+from reasonscale.serving.routing import AT, BY, KV_CAPACITY, KV_TOKENS, PREEMPTED, REQUESTS, RESTS, WAITING_PROMPT
 from reasonscale.serving.settings import ModelSettings
 
 log = logging.getLogger("ray.serve")
@@ -102,6 +103,7 @@ class ReasonServer(LLMServer):  # type: ignore[misc]
                     time.time(),
                     draining=told_to_go(),
                     here=self._here,
+                    sleeper=engine.sleeper,
                 )
             except EngineLost as error:
                 self._give_up(error)
@@ -116,7 +118,7 @@ class ReasonServer(LLMServer):  # type: ignore[misc]
         return {
             KV_TOKENS: sums.kv_usage * self.engine.kv_capacity_tokens, KV_CAPACITY: self.engine.kv_capacity_tokens,
             WAITING_PROMPT: ledger.waiting_prompt_tokens, REQUESTS: len(ledger.rows), AT: time.time(), PREEMPTED: preempted,
-            BY: self.engine.by_ingress(),
+            BY: self.engine.by_ingress(), RESTS: self.engine.sleeper.stage,
         }  # fmt: skip
 
     _preempted = 0
@@ -138,6 +140,15 @@ class ReasonServer(LLMServer):  # type: ignore[misc]
         self._pending = user_config
         if user_config and self.engine is not None:
             self._apply(user_config)
+
+    async def rest(self, asleep: bool, raw_request_info: Any = None) -> bool:
+        """Go to sleep, or wake; return whether the engine sleeps. `raw_request_info`: by it the router finds this replica."""
+        try:
+            sleeper: Sleeper = self.engine.sleeper
+            return await sleeper.rest(asleep)
+        except EngineLost as error:
+            self._give_up(error)
+            raise
 
     async def ledger(self) -> dict[str, Any]:
         """Return the ledger as plain values."""

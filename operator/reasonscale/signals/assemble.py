@@ -135,7 +135,7 @@ def _replicas(samples: list[Sample], gained: Mapping[Key, float], live: frozense
         process = _process(s.labels)
         if s.name == c.M_KV_CAPACITY:
             capacity[process] = s.value
-        elif s.name in (c.M_KV_USED, c.M_WAITING, c.M_INFLIGHT, c.M_DRAINING):
+        elif s.name in (c.M_KV_USED, c.M_WAITING, c.M_INFLIGHT, c.M_DRAINING, c.M_ASLEEP):
             gauges[process][s.name] += s.value
         elif s.name == c.M_REPLICA:
             who[process] = s
@@ -151,6 +151,7 @@ def _replicas(samples: list[Sample], gained: Mapping[Key, float], live: frozense
             replica=who[p].labels.get(c.LABEL_METRIC_REPLICA) if p in who else None,
             node=who[p].labels.get(c.LABEL_METRIC_NODE) if p in who else None,
             since_s=who[p].value if p in who else None, draining=gauges[p][c.M_DRAINING] > 0.0,
+            asleep=gauges[p][c.M_ASLEEP] > 0.0,
         )
         for p in sorted(live)
     )  # fmt: skip

@@ -7,7 +7,7 @@ itself. An engine steps on its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -122,6 +122,8 @@ def play(
                 engines[k], clock[k], t, run[k], req, first, last, sums[k], ended, base, slope, linear, overhead, pair
             )
             rt.report(k, engines, run, req, known)
+            if life[k] == rt.WAKING:
+                life[k] = rt.ORDERED
             if life[k] == rt.DRAINING and engines[k, e.RUNNING] + engines[k, e.WAITING] == 0:
                 life[k] = rt.EMPTY
                 gone[k] = max(t - REPORT_S, min(t, clock[k]))
@@ -157,7 +159,7 @@ class Cluster:
 
     def __init__(
         self, profile: Profile, work: Workload, *, router: str, cold_start_s: Callable[[], float], replicas: int,
-        objectives: Objectives = DEFAULT, seed: int = 1, max_num_seqs: int | None = None, max_num_batched_tokens: int | None = None,
+        objectives: Objectives = DEFAULT, seed: int = 1, wake_s: float = 0.0, max_num_seqs: int | None = None, max_num_batched_tokens: int | None = None,
     ) -> None:  # fmt: skip
         n = len(work.arrival_s)
         self._seats = max_num_seqs or profile.max_num_seqs
@@ -167,7 +169,7 @@ class Cluster:
         self._tables = profile.tables(self._seats)
         self._blocks = profile.kv_tokens // profile.block_tokens
         self._empty = e.empty_engine(self._blocks, profile.block_tokens, self._seats, self._step_tokens)
-        self._work, self._cold = work, cold_start_s
+        self._work, self._cold, self._wake_s = work, cold_start_s, wake_s
         self._router = rt.ROUTERS[router]
         size = 64
         self._engines = np.tile(self._empty, (size, 1))
@@ -176,6 +178,7 @@ class Cluster:
         self._sums, self._known = np.zeros((size, 4)), np.zeros((size, 5))
         self._life, self._ordered = np.zeros(size, dtype=np.int64), np.zeros(size)
         self._taken = np.zeros(size, dtype=np.bool_)
+        self._since = np.zeros(size)
         self._req = np.zeros((e.ROWS, n), dtype=np.int64)
         self._req[e.PROMPT], self._req[e.OUTPUT] = work.prompt_tokens, work.reasoning_tokens + work.answer_tokens
         self._req[e.REASONING], self._req[e.CLASS] = work.reasoning_tokens, work.cls
@@ -196,7 +199,8 @@ class Cluster:
         self.time = 0.0
         self.target = 0
         self.spans: list[Span] = []
-        self.ups = self.downs = 0
+        self.ups = self.downs = self.wakes = 0
+        self.asleep_s = 0.0  # of replicas, in all
         self.owed_at_stop: list[
             tuple[int, int]
         ] = []  # by the replica that was told to go, and by the one that ran longest
@@ -218,6 +222,7 @@ class Cluster:
     def advance(self, until: float) -> None:
         """Let time pass."""
         w, tables = self._work, self._tables
+        self.asleep_s += float((self._life == rt.RESTING).sum()) * (until - self.time)
         self.time = play(
             self.time, until, self._g, self._engines, self._clock, self._run, self._sums, self._life, self._ready, self._gone,
             self._known, self.arrival_s, self._req, self.first_s, self.last_s, self._ended, w.follower,
@@ -229,10 +234,30 @@ class Cluster:
 
     def fleet(self) -> tuple[int, int, tuple[float, ...], int]:
         """Return the number asked for, ready ones, ages of those that start, and draining ones."""
-        ordered = self._life == rt.ORDERED
-        young = ordered & (self._ready > self.time)
+        there = self._kept()
+        young = there & (self._since > self.time)
         ages = tuple(float(self.time - t) for t in self._ordered[young])
-        return self.target, int((ordered & ~young).sum()), ages, int((self._life == rt.DRAINING).sum())
+        return self.target, int((there & ~young).sum()), ages, int((self._life == rt.DRAINING).sum())
+
+    def _kept(self) -> Flags:
+        return np.asarray((self._life != rt.EMPTY) & (self._life != rt.DRAINING))
+
+    def rest(self, emptied: Sequence[str], asleep: Sequence[str]) -> None:
+        """Send nothing to these replicas, by their ids, and let those `asleep` among them sleep once they have nothing."""
+        for k in np.flatnonzero(self._kept()):
+            name, idle = self.id_of(int(k)), self._engines[k, e.RUNNING] + self._engines[k, e.WAITING] == 0
+            if name in asleep and idle:
+                self._life[k] = rt.RESTING
+            elif self._life[k] == rt.RESTING:
+                self._life[k] = rt.WAKING
+                self._ready[k] = self._clock[k] = self.time + self._wake_s
+                self.wakes += 1
+            elif self._life[k] != rt.WAKING:
+                self._life[k] = rt.SPARED if name in emptied else rt.ORDERED
+
+    def id_of(self, place: int) -> str:
+        """Return a replica's id: a place is taken by one after another."""
+        return f"{place}-{self._ordered[place]:g}"
 
     def scale(self, replicas: int) -> None:
         """Ask for so many replicas. Those that have not started yet go first, then the ones with fewest requests."""
@@ -245,7 +270,7 @@ class Cluster:
     def _set(self, replicas: int, cold: Callable[[], float]) -> None:
         self.target = replicas
         while True:
-            alive = np.flatnonzero(self._life == rt.ORDERED)
+            alive = np.flatnonzero(self._kept())
             if len(alive) < replicas:
                 self._start(cold())
             elif len(alive) > replicas:
@@ -263,16 +288,19 @@ class Cluster:
         for seen in self._scraped[3:]:
             seen[k] = 0  # type: ignore[index]
         self._taken[k], self._life[k], self._ordered[k] = True, rt.ORDERED, self.time
-        self._ready[k] = self._clock[k] = self.time + cold_s
+        self._ready[k] = self._clock[k] = self._since[k] = self.time + cold_s
         self._g[rt.PLACES] = max(self._g[rt.PLACES], k + 1)
 
     def _stop(self, alive: Ints) -> None:
         held = self._engines[alive, e.RUNNING] + self._engines[alive, e.WAITING]
-        starting = self._ready[alive] > self.time
-        k = int(alive[np.lexsort((-self._ordered[alive], held, ~starting))[0]])
-        if self._ready[k] <= self.time:
-            self.owed_at_stop.append((self._owed(k), self._owed(int(alive[np.argmin(self._ready[alive])]))))
-        if self._ready[k] > self.time or held[alive == k][0] == 0:
+        starting = self._since[alive] > self.time
+        if (self._life[alive] != rt.ORDERED).any():  # by Serve's own rule, one replica a node, which says who is spared
+            k = int(alive[np.lexsort((self._since[alive], ~starting))[0]])
+        else:
+            k = int(alive[np.lexsort((-self._ordered[alive], held, ~starting))[0]])
+        if self._since[k] <= self.time:
+            self.owed_at_stop.append((self._owed(k), self._owed(int(alive[np.argmin(self._since[alive])]))))
+        if self._since[k] > self.time or held[alive == k][0] == 0:
             self._life[k] = rt.EMPTY
             self._end(k, self.time)
         else:
@@ -297,7 +325,9 @@ class Cluster:
     def _grow(self) -> None:
         if len(self._engines) >= MOST_REPLICAS:
             raise ValueError(f"more than {MOST_REPLICAS} replicas at once")
-        for name in ("_engines", "_clock", "_ready", "_gone", "_run", "_sums", "_known", "_life", "_ordered", "_taken"):
+        for name in (
+            "_engines", "_clock", "_ready", "_gone", "_run", "_sums", "_known", "_life", "_ordered", "_taken", "_since",
+        ):  # fmt: skip
             old = getattr(self, name)
             setattr(self, name, np.concatenate([old, np.zeros_like(old)]))
         t, ended, due, *counts = self._scraped
@@ -315,7 +345,7 @@ class Cluster:
         classes = len(self._work.classes)
         by_class, by_bin = np.zeros((6, classes)), np.zeros((5, classes, len(BINS)))
         # Who waits at the gate is counted as who waits at an engine; who waits for the first start is held.
-        live = np.flatnonzero((self._life != rt.EMPTY) & (self._ready <= self.time))
+        live = np.flatnonzero((self._life != rt.EMPTY) & (self._since <= self.time))
         gated = self._router == rt.GATED and bool((self._life[live] == rt.ORDERED).any())
         at_gate = int(self._g[rt.QUEUED]) if gated else 0
         count_all(
@@ -355,6 +385,9 @@ class Cluster:
             tpot_s=(self.last_s[long] - self.first_s[long]) / (self._req[e.OUTPUT, long] - 1),
             input_tokens=self._req[e.PROMPT, ended].astype(np.float64),
             output_tokens=made.astype(np.float64),
+            since_s=tuple(float(t) for t in self._since[live]),
+            asleep=tuple(bool(x) for x in (self._life[live] == rt.RESTING) | (self._life[live] == rt.WAKING)),
+            names=tuple(self.id_of(int(k)) for k in live),
         )
         self._scraped = (
             self.time, int(self._ended[0]), int(self._come[0]), self._engines[:, e.STEPS].astype(np.float64),

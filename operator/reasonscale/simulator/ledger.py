@@ -90,3 +90,6 @@ class Scrape:
     tpot_s: Floats  # of those that ended
     input_tokens: Floats  # of those that ended
     output_tokens: Floats
+    names: tuple[str, ...] = ()  # of the replicas that report
+    since_s: tuple[float, ...] = ()  # when each of the replicas began to serve
+    asleep: tuple[bool, ...] = ()  # whether its engine sleeps, or wakes

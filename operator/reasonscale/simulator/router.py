@@ -29,7 +29,7 @@ SPEED_KEEP = 0.5 ** (1.0 / 10.0)  # a second
 LEAST_LOOKED_AT = 64
 PRIOR_WEIGHT = 4.0
 # What a place for a replica is.
-EMPTY, ORDERED, DRAINING = range(3)
+EMPTY, ORDERED, DRAINING, SPARED, RESTING, WAKING = range(6)  # SPARED: kept, and nothing is sent to it
 # Columns of the router's knowledge of a replica.
 HELD_KV, PROMPTS, ONGOING, PREEMPTED, PREEMPTIONS = range(5)
 # Places in the cluster's own counts.
@@ -155,6 +155,8 @@ def admits(
     seats, there = 0.0, False
     running = 0
     for k in range(g[PLACES]):
+        if life[k] == RESTING or life[k] == WAKING:  # nobody is refused while a replica sleeps
+            return True
         if life[k] == ORDERED and ready[k] <= t:
             there = True
             running += engines[k, e.RUNNING]

@@ -39,6 +39,8 @@ class Options:
     objectives: Objectives = field(default_factory=Objectives)
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
+    asleep: int = 0  # replicas that sleep instead of being stopped: they cost as any other
+    wake_s: float = 10.0
     first_replicas: int | None = None  # None: what the first ten minutes need
 
 
@@ -62,6 +64,8 @@ class Outcome:
     refused: int
     unfinished: int
     replica_s: float
+    asleep_s: float  # of it, in which they slept
+    wakes: int
     peak: int
     ups: int
     downs: int
@@ -109,6 +113,9 @@ class Outcome:
             "e2e_s": _quantiles(self.e2e_s),
             "wall_s": round(self.wall_s, 3),
         }
+        if self.options.asleep:
+            out["asleep_gpu_hours"] = round(self.asleep_s * self.gpus_per_replica / 3600.0, 4)
+            out["wakes"] = self.wakes
         if gpu_price is not None:
             out["cost_per_million_answer_tokens"] = round(
                 gpu_price * self.gpu_hours / max(1, self.answer_tokens) * 1e6, 4
@@ -152,6 +159,7 @@ def setting_of(work: Workload, profile: Profile, options: Options) -> Setting:
         min_replicas=options.min_replicas,
         max_replicas=options.max_replicas,
         cold_start_s=options.cold_start_s,
+        asleep=options.asleep,
         classes=work.classes,
         max_num_seqs=options.max_num_seqs or profile.max_num_seqs,
         max_num_batched_tokens=min(
@@ -173,6 +181,7 @@ def run(
     began = time.perf_counter()
     cluster = Cluster(
         profile, work, router=options.router or policy.router, cold_start_s=_cold(options), seed=options.seed, objectives=options.objectives,
+        wake_s=options.wake_s,
         replicas=int(policy.p["replicas"]) if policy.name == "static" else first_replicas(work, profile, options),
         max_num_seqs=options.max_num_seqs, max_num_batched_tokens=options.max_num_batched_tokens,
     )  # fmt: skip
@@ -212,9 +221,12 @@ def run(
             next_decision += policy.period_s
             if visible:
                 target, ready, starting, draining = cluster.fleet()
-                wanted = policy.decide(View(now, visible, target, ready, starting, draining))
+                wanted = policy.decide(View(now, visible, target, ready, starting, draining, *policy.rests))
                 if policy.name != "static":
                     wanted = max(options.min_replicas, min(options.max_replicas, wanted))
+                if wanted < target:  # one that is stopped gets nothing in between
+                    cluster.scale(wanted)
+                cluster.rest(*policy.rests)
                 cluster.scale(wanted)
     cluster.close()
     return _outcome(work, profile, policy, options, cluster, fleet, peak, time.perf_counter() - began)
@@ -259,6 +271,8 @@ def _outcome(
         preemptions=int(cluster.preempted.sum()),
         refused=int(refused.sum()),
         unfinished=int((np.isnan(last) & ~refused).sum()) + never,
+        asleep_s=cluster.asleep_s,
+        wakes=cluster.wakes,
         replica_s=sum(s.gone - s.ordered for s in cluster.spans),
         peak=peak,
         ups=cluster.ups,

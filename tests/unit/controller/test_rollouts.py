@@ -64,6 +64,7 @@ STEPS = st.one_of(
     st.tuples(st.just("default"), st.sampled_from([512, 4096])),
     st.tuples(st.just("max"), st.integers(2, 12)),
     st.tuples(st.just("emptied"), st.sampled_from([(), ("r0",), ("r0", "r1")])),
+    st.tuples(st.just("asleep"), st.sampled_from([(), ("r0",)])),
 )
 
 
@@ -88,8 +89,9 @@ def test_no_sequence_of_decisions_and_operator_versions_changes_the_cluster(step
         assert digest(cluster_hashed(live)) == there
         assert app_of(live)["args"] == args
         assert app_of(live)["deployments"][0]["num_replicas"] == context["replicas"]
-        told = app_of(live)["deployments"][-1]["user_config"].get("emptied", {}).values()
-        assert list(told) == ([list(context["emptied"])] if context.get("emptied") else [])
+        for key in ("emptied", "asleep"):
+            told = app_of(live)["deployments"][-1]["user_config"].get(key, {}).values()
+            assert list(told) == ([list(context[key])] if context.get(key) else [])
         settings = app_of(live)["deployments"][0]["user_config"]
         assert kind != "default" or settings["budget_default"] == value
         newest = {k for k in settings if k.startswith("new_in_")}

@@ -95,7 +95,7 @@ async def test_asleep_it_is_ready_and_says_so_and_nothing_in_it_is_an_alarm() ->
     assert found["SignalsAvailable"] == ("True", "IngressOnly")
     assert found["Degraded"][0] == "False"
     assert world.loop._status["lastDecision"]["reason"] == c.REASON_IDLE
-    assert world.server.status["replicas"] == {"desired": 0, "ready": 0, "starting": 0, "draining": 0}
+    assert world.server.status["replicas"] == {"desired": 0, "ready": 0, "starting": 0, "draining": 0, "asleep": 0}
     assert (world.told("signals_fresh"), world.told("asleep"), world.told("held")) == (1.0, 1.0, 0.0)
 
 

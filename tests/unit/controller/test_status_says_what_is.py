@@ -139,10 +139,23 @@ def test_a_replica_that_is_emptied_stands_in_the_status_as_one_that_drains() -> 
     fleet = Fleet(3, 3, emptied=("r0",))
     decision = replace(found.decision, current=2, target=2, emptied=("r0",), freshness=Freshness.FRESH)
     said = status(replace(found, observation=replace(found.observation, fleet=fleet), decision=decision), {})
-    assert said["replicas"] == {"desired": 2, "ready": 2, "starting": 0, "draining": 1}
+    assert said["replicas"] == {"desired": 2, "ready": 2, "starting": 0, "draining": 1, "asleep": 0}
     assert said["drain"]["tokensOwed"] is not None
     ready = next(x for x in said["conditions"] if x["type"] == "Ready")
     assert ready["message"] == "2 of 2 replicas serve"
+
+
+def test_what_sleeps_and_what_it_holds_stands_in_the_status_while_it_does() -> None:
+    found = record(2)
+    fleet = Fleet(3, 3, emptied=("r0",), asleep=("r0",))
+    decision = replace(found.decision, current=2, target=2, emptied=("r0",), asleep=("r0",))
+    before = status(found, {})
+    assert "asleep" not in before
+    said = status(replace(found, observation=replace(found.observation, fleet=fleet), decision=decision), before)
+    assert said["replicas"] == {"desired": 2, "ready": 2, "starting": 0, "draining": 0, "asleep": 1}
+    assert said["asleep"] == {"gpus": 1, "hostMemory": "14.2Gi"}  # 15.2 GB of weights
+    assert status(found, said)["asleep"] is None
+    assert "asleep" not in status(found, status(found, said))
 
 
 def test_what_replicas_owe_that_go_stands_in_the_status_while_they_do_and_is_taken_away_then() -> None:

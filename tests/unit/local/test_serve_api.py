@@ -77,13 +77,27 @@ async def test_the_ingress_alone_is_told_which_replicas_are_emptied_and_the_numb
     serve = Serve()
     _, actuator = await deployed(serve)
     await actuator.set_replicas(2)
-    await actuator.empty(("a",))
+    await actuator.empty(("a",), ())
     assert (await actuator.fleet()).emptied == ("a",)
     before, after = serve.puts[1:]
     told = after["applications"][0]["deployments"][-1]["user_config"]
     assert told.pop("emptied") == {deployment_name(MODEL): ["a"]}
     assert before == after
-    await actuator.empty(())
+    await actuator.empty((), ())
+    assert serve.puts[-1] == before
+
+
+async def test_the_ingress_alone_is_told_which_replicas_sleep() -> None:
+    serve = Serve()
+    _, actuator = await deployed(serve)
+    before = serve.puts[-1]
+    await actuator.empty(("a", "b"), ("b",))
+    fleet = await actuator.fleet()
+    assert (fleet.emptied, fleet.asleep) == (("a", "b"), ("b",))
+    told = serve.puts[-1]["applications"][0]["deployments"][-1]["user_config"]
+    assert told["emptied"] == {deployment_name(MODEL): ["a", "b"]}
+    assert told["asleep"] == {deployment_name(MODEL): ["b"]}
+    await actuator.empty((), ())
     assert serve.puts[-1] == before
 
 

@@ -19,7 +19,7 @@ from reasonscale.render.marks import app_hashed, cluster_hashed, marks_of
 BASE: dict[str, Any] = {
     "model": {"uri": "hf://Qwen/Qwen3-32B", "maxModelLen": 32768},
     "parallelism": {"tensor": 2},
-    "scaling": {"mode": "Manual", "maxReplicas": 4, "scaleToZero": {}},
+    "scaling": {"mode": "Manual", "maxReplicas": 4, "scaleToZero": {}, "asleep": 1},
     "replicas": 2,
     "pod": {"volumes": [{"name": "there", "emptyDir": {}}]},
 }
@@ -51,6 +51,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "spec.scaling.maxReplicas": (6, {}),
     "spec.scaling.minReplicas": (2, {}),
     "spec.scaling.mode": ("External", {}),
+    "spec.scaling.asleep": (2, {}),
     "spec.scaling.scaleToZero.after": ("1h", {}),
     "spec.scaling.scaleToZero.hold.maxRequests": (7, {}),
     "spec.scaling.scaleToZero.hold.maxBytes": ("32Mi", {}),
@@ -138,7 +139,7 @@ def test_every_field_of_the_spec_stands_in_the_table_and_is_changed_here() -> No
     assert [f for f in fields if effect_of(f) is None] == []
     assert set(fields) - UNCHANGED == set(CHANGES)
     known = {".".join(f.split(".")[:n]) for f in fields for n in range(1, 9)}
-    assert set(EFFECTS) - known == {"spec.engine.reasons", "spec.scaling.sleeps"}
+    assert set(EFFECTS) - known == {"spec.engine.reasons", "spec.scaling.sleeps", "spec.scaling.sleepMode"}
 
 
 @pytest.mark.parametrize("path", CHANGES)
@@ -150,7 +151,12 @@ def test_a_change_does_what_the_table_says(path: str) -> None:
 
 def test_the_exceptions_are_as_they_are_said() -> None:
     plain, plain_model = service(BASE)
-    awake = changed("spec.scaling", {"mode": "Manual", "maxReplicas": 4})
+    without, second = service(changed("spec.scaling.asleep", 0))
+    assert seen(plain, without) is Effect.ENGINES
+    assert marks_of(plain, plain_model).spec != marks_of(without, second).spec
+    on_cpu = [service(spec, cpu=True)[0] for spec in (BASE, changed("spec.scaling.asleep", 0))]
+    assert seen(*on_cpu) is Effect.NOTHING
+    awake = changed("spec.scaling", {"mode": "Manual", "maxReplicas": 4, "asleep": 1})
     never_sleeps, model = service(awake)
     assert seen(plain, never_sleeps) is Effect.ENGINES
     assert marks_of(plain, plain_model).spec != marks_of(never_sleeps, model).spec

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 
 from reasonscale.api import constants as c
 from reasonscale.serving import export
+from reasonscale.serving.asleep import Sleeper
 from reasonscale.serving.export import Exporter, Here
 from reasonscale.serving.ledger import Ledger
 from reasonscale.serving.steps import StepSums
@@ -128,3 +130,26 @@ def test_a_request_in_a_bin_without_room_counts_in_a_lower_one(store: Store, mon
 def test_a_replica_says_who_it_is_where_and_since_when(store: Store) -> None:
     Exporter("m").write(Ledger(), StepSums(), 4000, 20.0, here=HERE)
     assert store.sum(c.M_REPLICA, serve_replica="r0", ray_node="node-a") == 12.5
+
+
+async def test_a_replica_says_whether_it_sleeps_and_how_long_both_ways_took(store: Store) -> None:
+    class Engine:
+        async def sleep(self, level: int) -> None:
+            now[0] += 22.0
+
+        async def wake_up(self) -> None:
+            now[0] += 0.5
+
+    now = [100.0]
+    sleeper = Sleeper(lambda: False, lambda: nullcontext(True), lambda: now[0])
+    sleeper.engine = Engine()
+    exporter = Exporter("m")
+    exporter.write(Ledger(), StepSums(), 4000, 20.0, here=HERE, sleeper=sleeper)
+    assert store.sum(c.M_ASLEEP) == 0.0
+    assert not any(name == c.M_FALL for name, _ in store.values)
+    await sleeper.rest(True)
+    exporter.write(Ledger(), StepSums(), 4000, 21.0, here=HERE, sleeper=sleeper)
+    assert (store.sum(c.M_ASLEEP), store.sum(c.M_FALL)) == (1.0, 22.0)
+    await sleeper.rest(False)
+    exporter.write(Ledger(), StepSums(), 4000, 22.0, here=HERE, sleeper=sleeper)
+    assert (store.sum(c.M_ASLEEP), store.sum(c.M_WOKE)) == (0.0, 0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from hypothesis import given
@@ -14,6 +15,7 @@ from reasonscale.serving.routing import (
     KV_TOKENS,
     PREEMPTED,
     REQUESTS,
+    RESTS,
     STALE_S,
     WAITING_PROMPT,
     Loads,
@@ -200,3 +202,77 @@ def test_what_is_emptied_is_used_again_when_nobody_lets_it_go_however_often_it_i
     for name in "ab":
         loads.report(name, stats(at=3.0, **{BY: {}}))
     assert sorted(loads.order("ab")) == ["a", "b"]
+
+
+TIMES = itertools.count(2.0)
+
+
+def asleep(loads: Loads, *names: str, stage: int = 1) -> None:
+    for name in names:
+        loads.report(name, {AT: next(TIMES), RESTS: stage})
+
+
+def test_one_that_is_to_sleep_is_told_until_it_says_so_and_woken_once_it_is_named_no_more() -> None:
+    clock = Clock()
+    loads = Loads(clock)
+    asleep(loads, "a", "b", stage=0)
+    loads.empty(["b"], 60.0, ["b"])
+    assert loads.to_tell() == [("b", True)]
+    assert loads.order(["a", "b"]) == ["a"]
+    asleep(loads, "b", stage=2)
+    assert loads.to_tell() == []
+    clock.now += 7200.0  # nobody has to say it again
+    asleep(loads, "a", stage=0)
+    asleep(loads, "b")
+    assert loads.to_tell() == []
+    assert loads.order(["a", "b"]) == ["a"]
+    loads.empty([], 60.0)
+    assert loads.to_tell() == [("b", False)]
+    assert sorted(loads.order(["a", "b"])) == ["a", "b"]
+
+
+def test_one_that_is_named_no_more_before_it_said_that_it_sleeps_is_woken_all_the_same() -> None:
+    loads = Loads(Clock())
+    asleep(loads, "a", "b", stage=0)
+    loads.empty(["b"], 60.0, ["b"])
+    loads.to_tell()
+    loads.empty([], 60.0)
+    assert loads.to_tell() == [("b", False)]
+    assert loads.to_tell() == []
+
+
+def test_where_the_last_one_awake_is_lost_those_that_sleep_are_woken() -> None:
+    loads = Loads(Clock())
+    asleep(loads, "a", stage=0)
+    asleep(loads, "b")
+    loads.empty(["b"], 60.0, ["b"])
+    assert loads.to_tell() == []
+    loads.avoid("a", 600.0)
+    assert loads.to_tell() == [("b", False)]
+    assert loads.order(["a", "b"]) == ["b"]
+
+
+def test_rousing_wakes_all_that_sleep_until_others_are_named() -> None:
+    loads = Loads(Clock())
+    asleep(loads, "a", stage=0)
+    asleep(loads, "b", "c")
+    loads.empty(["b", "c"], 60.0, ["b"])
+    assert loads.takes(8, "me").in_all == 8
+    assert loads.rouse()
+    assert not loads.rouse()  # it is done
+    assert ("b", False) in loads.to_tell()
+    assert loads.takes(8, "me").in_all == 16  # c is emptied, and goes
+    loads.empty(["b", "c"], 60.0, ["b"])  # the same, said again with another number
+    assert loads.order(["a", "b"]) == ["a", "b"]
+    loads.empty([], 60.0)
+    loads.empty(["b"], 60.0, ["b"])
+    assert loads.order(["a", "b"]) == ["a"]
+
+
+def test_one_that_falls_asleep_is_taken_last_until_it_is_awake_again() -> None:
+    loads = Loads(Clock())
+    asleep(loads, "a", stage=0)
+    asleep(loads, "b", stage=2)
+    loads.sent("a", 500.0)
+    assert loads.order(["a", "b"]) == ["a", "b"]
+    assert loads.takes(8, "me").in_all == 8

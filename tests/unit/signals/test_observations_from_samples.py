@@ -263,3 +263,10 @@ def test_who_replicas_are_is_read_and_what_is_emptied_counts_as_what_drains() ->
         (None, None, None, False),
     ]
     assert seen.draining["medium"].reasoning[BIN64] == 3
+
+
+def test_a_replica_that_sleeps_goes_on_writing_its_ledger_and_says_so() -> None:
+    samples = [*ledger("a", 99), Sample(c.M_ASLEEP, {"model": "m", "WorkerId": "a"}, 1.0), *ledger("b", 99)]
+    seen, _ = see(samples, 100, fleet=Fleet(2, 2, emptied=("r0",), asleep=("r0",)))
+    assert seen.freshness is Freshness.FRESH
+    assert [r.asleep for r in seen.replicas] == [True, False]

@@ -39,6 +39,7 @@ class Setting:
     classes: tuple[str, ...]
     max_num_seqs: int
     max_num_batched_tokens: int
+    asleep: int = 0  # replicas that may sleep instead of being stopped
 
     @property
     def step(self) -> StepTime:
@@ -56,6 +57,8 @@ class View:
     ready: int
     starting_s: tuple[float, ...]
     draining: int
+    emptied: tuple[str, ...] = ()  # as the policy has said last
+    asleep: tuple[str, ...] = ()
 
     @property
     def last(self) -> Scrape:
@@ -98,6 +101,7 @@ class Policy(ABC):
                 right = f"a number, {least}, such as {self.defaults[key]:g}"
             if not good:
                 raise BadPolicy(f"policy {self.name}: {key} was {value!r}; it must be {right}")
+        self.rests: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())  # replicas to send nothing to; those that sleep
         self.setting = setting
         self.p: dict[str, Any] = {**self.defaults, **(params or {})}
 

@@ -17,8 +17,10 @@ from reasonscale.simulator.ledger import Scrape
 from reasonscale.simulator.policies.base import Policy, Setting, View
 
 
-def observation(view: View, scrape: Scrape, classes: tuple[str, ...], stale_s: float = 90.0) -> Observation:
-    """Return a scrape as the product's signals would put it."""
+def observation(
+    view: View, scrape: Scrape, classes: tuple[str, ...], stale_s: float = 90.0, *, rests: bool = False
+) -> Observation:
+    """Return a scrape as the product's signals would put it. `rests`: replicas can be emptied and sleep, each on a node of its own."""
     age = view.now - scrape.time
     counts = {}
     for i, name in enumerate(classes):
@@ -50,6 +52,10 @@ def observation(view: View, scrape: Scrape, classes: tuple[str, ...], stale_s: f
             step_batch=float(scrape.sums[j, BATCH]),
             step_kv_tokens=float(scrape.sums[j, KV]),
             step_prefill_tokens=float(scrape.sums[j, PREFILL]),
+            replica=scrape.names[j] if rests else None,
+            node=scrape.names[j] if rests else None,
+            since_s=scrape.since_s[j] if rests else None,
+            asleep=rests and scrape.asleep[j],
         )
         for j, k in enumerate(scrape.replicas)
     )
@@ -58,7 +64,9 @@ def observation(view: View, scrape: Scrape, classes: tuple[str, ...], stale_s: f
         window_s=scrape.window_s,
         freshness=Freshness.FRESH if age <= stale_s else Freshness.STALE,
         age_s=age,
-        fleet=Fleet(view.target, view.ready, view.starting_s, view.draining),
+        fleet=Fleet(
+            view.target, view.ready, view.starting_s, view.draining, view.emptied if rests else None, view.asleep
+        ),
         classes=counts,
         replicas=replicas,
         held_requests=float(scrape.held),
@@ -98,6 +106,7 @@ class Reasonscale(Policy):
             max_num_batched_tokens=setting.max_num_batched_tokens,
             step_time=setting.step,
             start_prior_s=setting.cold_start_s,
+            asleep=setting.asleep,
             length_prior=dict.fromkeys(setting.classes, float(p["mean_output_tokens"])),
         )
         self.state = State.new()
@@ -112,13 +121,17 @@ class Reasonscale(Policy):
             return view.target
         missed = [s for s in view.history if self._seen < s.time < scrape.time]
         self._seen = scrape.time
+        rests = self.policy.asleep > 0
         for old in missed:  # only at the start, before the first look
-            _, self.state = decide(observation(view, old, self.setting.classes), self.policy, self.state)
-        decision, self.state = decide(observation(view, scrape, self.setting.classes), self.policy, self.state)
+            _, self.state = decide(observation(view, old, self.setting.classes, rests=rests), self.policy, self.state)
+        decision, self.state = decide(
+            observation(view, scrape, self.setting.classes, rests=rests), self.policy, self.state
+        )
         self._note(view, decision)
         if decision.target != decision.current:
             self.reasons.append((view.now, decision.target, decision.reason, decision.message))
-        return decision.target
+        self.rests = decision.emptied, decision.asleep
+        return decision.target + len(decision.emptied)
 
     def _note(self, view: View, decision: Decision) -> None:
         """Be told of every decision; for what compares them with recorded ones."""

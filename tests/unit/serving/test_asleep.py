@@ -1,0 +1,174 @@
+"""An engine that sleeps loses no request: whoever comes wakes it, and nobody who has requests falls asleep."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from reasonscale.serving import gpus, place
+from reasonscale.serving.asleep import ASLEEP, AWAKE, FALLING, STAY_S, Sleeper
+from reasonscale.serving.errors import EngineLost
+
+
+class Engine:
+    """vLLM's client at the seam: it refuses what vLLM would break at."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.asleep = False
+        self.go = asyncio.Event()
+        self.go.set()
+        self.fails = ""
+
+    async def sleep(self, level: int) -> None:
+        assert not self.asleep
+        assert level == 1
+        await self._do("sleep")
+        self.asleep = True
+
+    async def wake_up(self) -> None:
+        assert self.asleep  # memory that is mapped already can't be mapped again
+        await self._do("wake")
+        self.asleep = False
+
+    async def _do(self, what: str) -> None:
+        self.calls.append(what)
+        await self.go.wait()
+        if self.fails:
+            raise RuntimeError(self.fails)
+
+
+class World:
+    def __init__(self) -> None:
+        self.engine, self.now, self.requests, self.starting = Engine(), 1000.0, 0, False
+        self.sleeper = Sleeper(lambda: self.requests > 0, self.alone, lambda: self.now)
+        self.sleeper.engine = self.engine
+
+    @contextmanager
+    def alone(self) -> Iterator[bool]:
+        yield not self.starting
+
+    async def request(self) -> None:
+        self.requests += 1
+        await self.sleeper.awake()
+        assert not self.engine.asleep  # else it would wait for ever
+
+
+async def turns(n: int = 5) -> None:
+    for _ in range(n):
+        await asyncio.sleep(0)
+
+
+async def test_it_sleeps_and_wakes_and_being_told_twice_changes_nothing() -> None:
+    w = World()
+    assert await w.sleeper.rest(True)
+    assert await w.sleeper.rest(True)
+    assert w.sleeper.stage == ASLEEP
+    assert not await w.sleeper.rest(False)
+    assert not await w.sleeper.rest(False)
+    assert w.engine.calls == ["sleep", "wake"]
+    assert w.sleeper.stage == AWAKE
+
+
+async def test_who_has_requests_does_not_sleep_and_neither_does_who_had_one_a_moment_ago() -> None:
+    w = World()
+    await w.request()
+    assert not await w.sleeper.rest(True)
+    w.requests = 0
+    w.now += STAY_S - 0.1
+    assert not await w.sleeper.rest(True)
+    w.now += 0.1
+    assert await w.sleeper.rest(True)
+
+
+async def test_a_request_that_reaches_one_that_sleeps_wakes_it_first_and_many_wake_it_once() -> None:
+    w = World()
+    await w.sleeper.rest(True)
+    w.engine.go.clear()
+    coming = [asyncio.ensure_future(w.request()) for _ in range(20)]
+    await turns()
+    assert not any(r.done() for r in coming)
+    w.engine.go.set()
+    await asyncio.gather(*coming)
+    assert w.engine.calls == ["sleep", "wake"]
+
+
+async def test_a_request_that_comes_while_it_falls_asleep_waits_until_it_has_woken_again() -> None:
+    w = World()
+    w.engine.go.clear()
+    falling = asyncio.ensure_future(w.sleeper.rest(True))
+    await turns()
+    assert w.sleeper.stage == FALLING
+    coming = asyncio.ensure_future(w.request())
+    waking = asyncio.ensure_future(w.sleeper.rest(False))
+    await turns()
+    w.engine.go.set()
+    await asyncio.gather(falling, coming, waking)
+    assert w.engine.calls == ["sleep", "wake"]
+    assert w.sleeper.stage == AWAKE
+
+
+async def test_whoever_stops_waiting_leaves_no_engine_half_asleep() -> None:
+    w = World()
+    w.engine.go.clear()
+    falling = asyncio.ensure_future(w.sleeper.rest(True))  # an ingress that goes
+    await turns()
+    falling.cancel()
+    await turns()
+    w.engine.go.set()
+    await turns()
+    assert w.sleeper.stage == ASLEEP
+    w.engine.go.clear()
+    coming = asyncio.ensure_future(w.request())  # a client that goes
+    await turns()
+    coming.cancel()
+    await turns()
+    w.engine.go.set()
+    await turns()
+    assert (w.sleeper.stage, w.engine.calls) == (AWAKE, ["sleep", "wake"])
+
+
+async def test_an_engine_that_can_not_be_woken_is_lost_for_all_who_wait() -> None:
+    w = World()
+    await w.sleeper.rest(True)
+    w.engine.fails = "CUDA out of memory"
+    found = await asyncio.gather(*(w.request() for _ in range(3)), return_exceptions=True)
+    assert [type(e) for e in found] == [EngineLost] * 3
+    assert "could not be woken: CUDA out of memory" in str(found[0])
+    assert isinstance(w.sleeper.lost, EngineLost)  # by which the replica goes
+
+
+async def test_an_engine_that_was_started_without_sleep_stays_awake() -> None:
+    w = World()
+    w.sleeper.engine = None
+    assert not await w.sleeper.rest(True)
+    assert not await w.sleeper.rest(False)
+    await w.request()
+    assert w.engine.calls == []
+
+
+async def test_nobody_falls_asleep_while_another_starts_on_its_gpu() -> None:
+    w = World()
+    w.starting = True
+    assert not await w.sleeper.rest(True)
+    w.starting = False
+    assert await w.sleeper.rest(True)
+
+
+def test_the_lock_of_a_gpu_on_which_an_engine_starts_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
+    with gpus.alone(0):
+        with place.alone(0) as free:
+            assert not free
+        with place.alone(1) as free:
+            assert free
+    with place.alone(0) as free:
+        assert free
+    with place.alone(None) as free:
+        assert free
