@@ -113,7 +113,9 @@ def plan(seen: Observation, target: int, policy: Policy, state: State) -> Plan:
     # Of the others those that sleep already, then those that are emptied already: they are the nearest to it.
     rest = sorted(order[number - kept :], key=lambda r: (r not in seen.fleet.asleep, r not in since))[:kept]
     done = next((i for i, r in enumerate(first) if not _may_go(by_id.get(r), since.get(r), seen, policy)), len(first))
-    asleep = tuple(r for r in rest if r in seen.fleet.asleep or _is_empty(by_id.get(r), since.get(r), seen))
+    asleep = tuple(sorted(r for r in rest if r in seen.fleet.asleep or _is_empty(by_id.get(r), since.get(r), seen)))
+    # Who still has something after drain.max goes, as if nobody slept here.
+    rest = [r for r in rest if r in asleep or not _may_go(by_id.get(r), since.get(r), seen, policy)]
     state = replace(state, let_go=(*let_go, *((r, seen.time) for r in first[:done])))
     return (*first[done:], *(r for r in rest if r not in asleep), *asleep), asleep, _woken(seen, asleep, state)
 

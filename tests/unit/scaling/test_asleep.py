@@ -108,6 +108,16 @@ def test_none_is_put_to_sleep_before_the_routers_had_time_to_hear_of_it() -> Non
     assert fleet.time - told > SETTLE_S
 
 
+def test_a_chain_that_does_not_end_holds_its_replica_for_drain_max_and_no_longer() -> None:
+    fleet = Replicas(2, replace(ONE_SLEEPS, drain_s=100.0))
+    fleet.has["r0"] = 1.0
+    fleet.until(lambda: fleet.emptied)
+    told = fleet.time
+    fleet.until(lambda: fleet.stopped)
+    assert fleet.stopped == [("r0", 1.0)]
+    assert 100.0 <= fleet.time - told <= 110.0
+
+
 def asleep_of(number: int, sleeping: int, policy: Policy = ONE_SLEEPS, **more) -> Replicas:
     fleet = Replicas(number, replace(policy, asleep=sleeping), **more)
     fleet.until(lambda: len(fleet.sleeps) == sleeping)
