@@ -25,7 +25,6 @@ from reasonscale.local.app import LocalApp, StartFailed
 from reasonscale.serving.gpus import GIB, gpus
 
 FRACTION, SEATS = 45, 16
-
 AGAIN_S = 2.5  # by then every ingress has heard that the seats are taken, and no load was seen twice by the decision
 # Of about 7 ms: those that wait must see a decision and a wake before a seat of the first comes free.
 FILL_TOKENS, WAKE_TOKENS, LATE_TOKENS = 1500, 3000, 300
