@@ -51,7 +51,7 @@ class DecisionMetrics:
         self._draining = gauge("replicas_draining", "Replicas that finish what they have and get nothing more")
         self._resting = gauge("replicas_asleep", "Replicas that are kept with a sleeping engine; they hold their GPU")
         self._held_bytes = gauge(
-            "asleep_host_bytes", "Host memory that their weights hold; NaN: nobody knows how large they are"
+            "asleep_host_bytes", "Host memory that they hold at most; NaN: nobody knows how large their weights are"
         )
         self._fresh = gauge(
             "signals_fresh", "1 where the last decision had fresh signals, or waits for a first replica, else 0"

@@ -58,7 +58,7 @@ class AsleepStatus(Part):
 
     gpus: Count | None = Field(default=None, description="GPUs, or parts of one, that stay theirs.")
     host_memory: Word | None = Field(
-        default=None, description="Their weights in host memory; absent: nobody knows how large they are."
+        default=None, description="Host memory that they hold at most, twice their weights; absent: nobody knows how large those are."
     )
 
 

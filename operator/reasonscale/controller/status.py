@@ -164,7 +164,7 @@ def _demand(record: Record) -> dict[str, Any]:
 
 def _asleep(resolved: Resolved, number: int) -> dict[str, Any] | None:
     """Return what replicas hold that sleep."""
-    each = resolved.weight_bytes
+    each = resolved.asleep_bytes
     if not number:
         return None
     return {

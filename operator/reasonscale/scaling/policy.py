@@ -56,5 +56,5 @@ def policy_of(
         tick_s=tick_s,
         drain_s=resolved.drain_s,
         asleep=resolved.asleep,
-        asleep_bytes=resolved.weight_bytes if resolved.asleep else None,
+        asleep_bytes=resolved.asleep_bytes if resolved.asleep else None,
     )

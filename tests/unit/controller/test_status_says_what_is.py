@@ -153,7 +153,7 @@ def test_what_sleeps_and_what_it_holds_stands_in_the_status_while_it_does() -> N
     assert "asleep" not in before
     said = status(replace(found, observation=replace(found.observation, fleet=fleet), decision=decision), before)
     assert said["replicas"] == {"desired": 2, "ready": 2, "starting": 0, "draining": 0, "asleep": 1}
-    assert said["asleep"] == {"gpus": 1, "hostMemory": "14.2Gi"}  # 15.2 GB of weights
+    assert said["asleep"] == {"gpus": 1, "hostMemory": "28.3Gi"}  # twice 15.2 GB of weights
     assert status(found, said)["asleep"] is None
     assert "asleep" not in status(found, status(found, said))
 

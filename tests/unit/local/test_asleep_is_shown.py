@@ -63,4 +63,4 @@ def test_up_says_why_no_replica_sleeps_on_a_cpu() -> None:
     assert "spec.scaling.asleep is 1, but there is no GPU here" in (sleep_problem([model], 0) or "")
     assert sleep_problem([model], 1) is None
     assert sleep_problem([replace(model, asleep=0)], 0) is None
-    assert any("up to 1 asleep, 15.3 GiB of host memory each" in line for line in model.as_lines())
+    assert any("up to 1 asleep, up to 30.5 GiB of host memory each" in line for line in model.as_lines())

@@ -1,4 +1,4 @@
-"""The simulated fleet under the arrivals of a demo that ran on real engines: what the loop saw, decided and gave."""
+"""The simulated fleet under the arrivals of loops that ran on real engines, a demo's and a GPU's: what they saw, decided and gave."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 from bench import fidelity
 
-DEMO = Path(__file__).parents[2] / "data" / "demo"
+DATA = Path(__file__).parents[2] / "data"
+DEMO = DATA / "demo"
 
 
-@pytest.fixture(scope="module")
-def found() -> dict[str, Any]:
-    return fidelity.compare(fidelity.of_logs(DEMO))
+@pytest.fixture(scope="module", params=["a demo on a CPU", "three engines on a GPU"])
+def found(request: pytest.FixtureRequest) -> dict[str, Any]:
+    on_gpu = request.param != "a demo on a CPU"
+    return fidelity.compare(fidelity.of_gpu(DATA / "gpu-loop") if on_gpu else fidelity.of_logs(DEMO))
 
 
 def test_replicas_and_attainment_are_within_a_tenth(found: dict[str, Any]) -> None:
@@ -33,7 +35,7 @@ def test_the_same_changes_are_decided_in_the_same_order(found: dict[str, Any]) -
     assert real == simulated
 
 
-def test_a_loop_that_served_worse_than_it_could_shows(found: dict[str, Any]) -> None:
+def test_a_loop_that_served_worse_than_it_could_shows() -> None:
     slow = fidelity.of_logs(DEMO)
     asked = tuple(fidelity.replace(a, ttft_s=a.ttft_s + 20.0, e2e_s=a.e2e_s + 20.0) for a in slow.asked)
     worse = fidelity.compare(fidelity.replace(slow, asked=asked))
