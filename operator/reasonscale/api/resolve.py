@@ -19,6 +19,8 @@ DEFAULT_MAX_MODEL_LEN = 32768
 MAX_NUM_SEQS = 256
 MAX_NUM_BATCHED_TOKENS = 2048
 GPU_MEMORY_UTILIZATION = 0.92  # of what a replica has of a GPU; vLLM's own default
+# Of host memory for a byte of weights: pinned memory is had in powers of two. 27.4 GiB were taken for 14.2 of a 7B.
+PINNED = 2.0
 MAX_BUDGET = 32768  # thinking tokens, where nobody says more
 _EFFORT_SHARES = {"none": 0.0, "minimal": 1 / 16, "low": 1 / 4, "medium": 1.0, "high": 4.0, "xhigh": 8.0, "max": 8.0}
 
@@ -248,10 +250,6 @@ def kv_capacity(model: ReasoningModel, size: Size | None) -> float | None:
     free_each = usable - size.weight_bytes / gpus - 2e9
     per_gpu_token = size.kv_bytes_per_token / par.pipeline / (1 if size.mla else par.tensor)
     return max(0.0, free_each / per_gpu_token * par.data)
-
-
-# Of host memory for a byte of weights: pinned memory is had in powers of two. 27.4 GiB were taken for 14.2 of a 7B.
-PINNED: Final = 2.0
 
 
 def _asleep_bytes(model: ReasoningModel, folder: Path | None) -> float | None:
