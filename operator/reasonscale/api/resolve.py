@@ -129,7 +129,9 @@ class Resolved:
         sleeps = self.sleep is not None and self.min_replicas == 0
         asleep = f", none after {self.sleep.after_s:g} s without a request" if sleeps and self.sleep else ""
         if self.asleep:
-            held = "" if self.asleep_bytes is None else f", up to {self.asleep_bytes / 2**30:.1f} GiB of host memory each"
+            held = (
+                "" if self.asleep_bytes is None else f", up to {self.asleep_bytes / 2**30:.1f} GiB of host memory each"
+            )
             asleep += f", up to {self.asleep} asleep{held}"
         return [
             f"model      {self.served_name} from {self.model_source}, context {self.max_model_len} tokens",

@@ -58,7 +58,8 @@ class AsleepStatus(Part):
 
     gpus: Count | None = Field(default=None, description="GPUs, or parts of one, that stay theirs.")
     host_memory: Word | None = Field(
-        default=None, description="Host memory that they hold at most, twice their weights; absent: nobody knows how large those are."
+        default=None,
+        description="Host memory that they hold at most, twice their weights; absent: nobody knows how large those are.",
     )
 
 
