@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -15,7 +14,7 @@ from ray import serve
 from ray.llm._internal.serve.core.server import llm_server
 from ray.llm._internal.serve.core.server.llm_server import LLMServer
 
-from reasonscale.serving import fetching, loopback
+from reasonscale.serving import fetching, leaving, loopback
 from reasonscale.serving.asleep import Sleeper
 from reasonscale.serving.batching import batched
 from reasonscale.serving.engine import ReasonEngine
@@ -42,7 +41,10 @@ class ReasonServer(LLMServer):  # type: ignore[misc]
         llm_server.push_telemetry_report_for_all_models = lambda all_models: None
         loading = self._llm_config.model_loading_config
         try:
-            with fetching.of_replica(self._llm_config.model_id, str(loading.model_source or "")):
+            with (
+                leaving.at_once_if_told(),
+                fetching.of_replica(self._llm_config.model_id, str(loading.model_source or "")),
+            ):
                 await super()._start_engine()
         finally:
             llm_server.push_telemetry_report_for_all_models = plain
@@ -86,7 +88,7 @@ class ReasonServer(LLMServer):  # type: ignore[misc]
         if not self._leaving:
             self._leaving = True
             log.error("this replica goes, since its engine was lost: %s", error)
-            asyncio.get_running_loop().call_later(_EXIT_AFTER_S, _exit)
+            asyncio.get_running_loop().call_later(_EXIT_AFTER_S, leaving.leave)
 
     _leaving = False
 
@@ -101,7 +103,7 @@ class ReasonServer(LLMServer):  # type: ignore[misc]
                     engine.sums,
                     engine.kv_capacity_tokens,
                     time.time(),
-                    draining=told_to_go(),
+                    draining=leaving.told_to_go(),
                     here=self._here,
                     sleeper=engine.sleeper,
                 )
@@ -156,19 +158,3 @@ class ReasonServer(LLMServer):  # type: ignore[misc]
         return {"replica": self.engine.replica} | describe(
             self.engine.ledger, self.engine.sums, self.engine.kv_capacity_tokens
         )
-
-
-def told_to_go() -> bool:
-    """Tell whether Serve has told this replica to finish what it has and go; it has no word for that of its own."""
-    actor = ray._private.worker.global_worker.actors.get(ray.get_runtime_context().get_actor_id())
-    if actor is None:  # keyed by the id itself, and not by its text
-        actor = next(iter(ray._private.worker.global_worker.actors.values()), None)
-    return bool(getattr(getattr(actor, "_replica_impl", None), "_shutting_down", False))
-
-
-def _exit() -> None:
-    import psutil  # type: ignore[import-untyped]  # comes with vLLM
-
-    for child in psutil.Process().children(recursive=True):  # an engine that hangs hears nothing, and holds its memory
-        child.kill()
-    os._exit(1)
