@@ -125,7 +125,7 @@ def learn(state: State, seen: Observation, policy: Policy) -> State:
             ),
             unseen_s=unseen,
         )
-    preempted = sum(r.preemptions for r in seen.replicas)
+    preempted = sum([r.preemptions for r in seen.replicas])
     made = sum(c.reasoning_tokens + c.answer_tokens for c in seen.classes.values())
     window = max(seen.window_s, 1e-3)
     old_p, old_t = 0.5 ** (dt / PREEMPTION_HALF_LIFE_S), 0.5 ** (dt / TRAFFIC_HALF_LIFE_S)

@@ -159,7 +159,7 @@ def test_those_who_find_no_seat_are_counted_whole_at_the_horizon():
     load = ClassLoad(curve, [], waiting=20.0, waiting_prompt_tokens=600.0, rate=rate_of(Arrivals()))
     (seated,), (stuck,) = (forecast([load], [60.0], 0.04, 1.6, share) for share in (1.0, 0.0))
     assert stuck.inflight == 20.0
-    assert seated.inflight == pytest.approx(20.0 * curve.survives(1500.0))
+    assert seated.inflight == pytest.approx(20.0 * curve.at(1500.0)[0])
 
 
 def test_a_crowd_of_five_times_is_seen_within_three_ticks():
