@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from bench.forecast import header
 
-from reasonscale.simulator import bounds, policies, workload
+from reasonscale.simulator import bounds, policies, servegen, synthetic, traces, workload
 from reasonscale.simulator.profile import load as load_profile
 from reasonscale.simulator.run import Options, run, setting_of
 from reasonscale.simulator.workload import Workload
@@ -89,19 +89,19 @@ def ends(policy: str, point: dict[str, Any]) -> tuple[list[str], dict[str, str]]
 def trace(name: str, data: str, seed: int) -> Workload:
     """Return a trace of the benchmark by name."""
     r1 = Path(data) / "traces" / "servegen_deepseek_r1"
-    if name in workload.BUILT_IN:
-        return workload.load(name, seed=seed)
+    if name in synthetic.BUILT_IN:
+        return traces.load(name, seed=seed)
     if name.startswith("r1-"):
         low, high = name.removeprefix("r1-").removesuffix("h").split("-")
-        return workload.servegen(r1, seed=seed, start_s=float(low) * 3600, end_s=float(high) * 3600)
+        return servegen.sample(r1, seed=seed, start_s=float(low) * 3600, end_s=float(high) * 3600)
     if name == "m-small-r1":
-        day = workload.servegen(
+        day = servegen.sample(
             Path(data) / "traces" / "servegen_m_small", seed=seed, end_s=43_200.0, lengths=r1
         )  # fmt: skip
         return workload.scaled(day, rate=6.0 * 43_200.0 / len(day.arrival_s), seed=seed)
     if name == "azure-r1":
-        azure = workload.read(Path(data) / "traces" / "azure2023" / "AzureLLMInferenceTrace_conv.csv")
-        drawn = workload.servegen(r1, seed=seed, end_s=7200.0)
+        azure = traces.read(Path(data) / "traces" / "azure2023" / "AzureLLMInferenceTrace_conv.csv")
+        drawn = servegen.sample(r1, seed=seed, end_s=7200.0)
         rows = np.random.default_rng(seed).integers(0, len(drawn.arrival_s), len(azure.arrival_s))
         return workload.make(
             name, azure.arrival_s, drawn.prompt_tokens[rows], drawn.reasoning_tokens[rows], drawn.answer_tokens[rows]
@@ -115,7 +115,7 @@ def absent(names: Iterable[str], data: str) -> list[str]:
     return [
         name
         for name in names
-        if name not in workload.BUILT_IN
+        if name not in synthetic.BUILT_IN
         and not all((Path(data) / "traces" / f).is_dir() for f in ("servegen_deepseek_r1", *folders.get(name, ())))
     ]
 
@@ -189,7 +189,7 @@ def tuned() -> dict[str, dict[str, Any]]:
 
 def tune(data: str, only: list[str] | None = None, processes: int | None = None) -> None:
     """Choose each rival's parameters: most traces at the aim, then fewest GPU-hours; where none is, the least missed."""
-    names = [t for t in TUNE if t in workload.BUILT_IN or (Path(data) / "traces").is_dir()]
+    names = [t for t in TUNE if t in synthetic.BUILT_IN or (Path(data) / "traces").is_dir()]
     points = {
         policy: [json.dumps(dict(zip(grid, values, strict=True))) for values in product(*grid.values())]
         for policy, grid in GRIDS.items()

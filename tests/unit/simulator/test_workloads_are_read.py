@@ -8,8 +8,10 @@ import json
 import numpy as np
 import pytest
 
-from reasonscale.simulator import workload
-from reasonscale.simulator.workload import BadWorkload, between, load, scaled
+from reasonscale.simulator import servegen as from_servegen
+from reasonscale.simulator import synthetic
+from reasonscale.simulator.traces import load
+from reasonscale.simulator.workload import BadWorkload, between, scaled
 
 
 def test_our_own_format_as_lines_and_as_csv_zipped_or_not(tmp_path):
@@ -132,13 +134,13 @@ def servegen(folder, clients=6):
 
 
 def test_servegen_keeps_its_rate_its_lengths_and_its_clients_apart(tmp_path):
-    found = workload.servegen(servegen(tmp_path))
+    found = from_servegen.sample(servegen(tmp_path))
     assert len(found.arrival_s) == pytest.approx(3600 * sum(0.5 + 0.1 * n for n in range(6)), rel=0.1)
     assert found.classes == ("chunk-5", "chunk-4", "chunk-3", "other")
     assert set(found.output_tokens[found.cls == 0]) == {600}
     assert found.prompt_tokens.mean() == pytest.approx(20, rel=0.05)
     assert (found.reasoning_tokens == found.output_tokens // 2).all()
-    again = workload.servegen(tmp_path)
+    again = from_servegen.sample(tmp_path)
     assert (again.arrival_s == found.arrival_s).all()
 
 
@@ -149,13 +151,13 @@ def test_lengths_may_come_from_another_folder(tmp_path):
     for path in (tmp_path / "a").glob("*.json"):
         path.unlink()
     with pytest.raises(BadWorkload, match=r"chunk-0-dataset\.json is missing"):
-        workload.servegen(tmp_path / "a")
-    found = workload.servegen(tmp_path / "a", lengths=servegen(tmp_path / "b"))
+        from_servegen.sample(tmp_path / "a")
+    found = from_servegen.sample(tmp_path / "a", lengths=servegen(tmp_path / "b"))
     weights = np.array([0.5 + 0.1 * n for n in range(6)])
     assert found.output_tokens.mean() == pytest.approx((weights * 100 * np.arange(1, 7)).sum() / weights.sum(), rel=0.1)
 
 
-@pytest.mark.parametrize("name", [n for n in workload.BUILT_IN if n != "r1-day"])
+@pytest.mark.parametrize("name", [n for n in synthetic.BUILT_IN if n != "r1-day"])
 def test_built_in_workloads_are_the_same_for_a_seed_and_in_order(name):
     one, two, other = load(name), load(name), load(name, seed=2)
     known = one.arrival_s >= 0
