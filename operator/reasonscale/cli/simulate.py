@@ -256,8 +256,11 @@ def _show(outcome: Any, figures: dict[str, Any], console: Console) -> None:
             )
     if figures["preempted"]:
         console.print(f"  preempted {figures['preempted']:,} requests, {figures['preempted_per_1000']:.2f} in 1,000")
-    if figures["refused"]:
-        console.print(f"  refused {figures['refused']:,} requests that are longer than a replica's KV cache")
+    long = figures["refused_too_long"]
+    if long:
+        console.print(f"  refused {long:,} requests that are longer than a replica's KV cache")
+    if figures["refused"] > long:
+        console.print(f"  refused {figures['refused'] - long:,} requests that could not have started in time")
     if figures["unfinished"]:
         console.print(f"  not finished {figures['unfinished']:,} requests")
     if "cost_per_million_answer_tokens" in figures:

@@ -30,8 +30,7 @@ def lower_bound_gpu_hours(work: Workload, profile: Profile, options: Options) ->
     kv_s = float(tables.slope[1:].min())
     prompt_s = float(np.diff(tables.linear).min())
     prompt, output = work.prompt_tokens.astype(np.float64), work.output_tokens.astype(np.float64)
-    room = profile.kv_tokens // profile.block_tokens * profile.block_tokens
-    fits = prompt + output - 1 <= room
+    fits = ~profile.too_long(prompt, output)
     decode = np.maximum(0.0, output - 1)
     context = decode * prompt + decode * (decode + 1) / 2.0
     seconds = float((decode * token_s + context * kv_s + prompt * prompt_s)[fits].sum())
