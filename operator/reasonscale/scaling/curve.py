@@ -44,6 +44,7 @@ class Curve:
     areas: tuple[float, ...]
     moments: tuple[float, ...]
     doubt: tuple[float, ...]  # variance of the cumulative hazard at each edge
+    doubt_rates: tuple[float, ...]  # what it grows by a token in each bin
     mean: float  # tokens
     mean_moment: float
 
@@ -63,8 +64,7 @@ class Curve:
         """Return the cumulative hazard at g and the variance of its estimate."""
         j = min(bisect_right(EDGES, g) - 1, len(self.rates) - 1)
         u = g - EDGES[j]
-        nxt = self.doubt[j + 1] if j + 1 < len(self.doubt) else self.doubt[j]
-        return self.hazard[j] + self.rates[j] * u, self.doubt[j] + (nxt - self.doubt[j]) * min(1.0, u / WIDTHS[j])
+        return self.hazard[j] + self.rates[j] * u, self.doubt[j] + self.doubt_rates[j] * u
 
     def remaining(self, g: float) -> float:
         """Return the mean number of tokens that a request which has made g has still to make."""
@@ -122,6 +122,7 @@ def curve_from(hazards: Sequence[float], doubts: Sequence[float], limit: float) 
         areas=tuple(areas),
         moments=tuple(moments),
         doubt=(0.0, *itertools.accumulate(doubts)),
+        doubt_rates=tuple([doubt / width for doubt, width in zip(doubts, WIDTHS, strict=True)]),
         mean=mean,
         mean_moment=mean_moment,
     )

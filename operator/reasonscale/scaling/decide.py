@@ -50,7 +50,6 @@ def _decide(seen: Observation, policy: Policy, state: State, going: int, resting
     if seen.freshness is Freshness.FRESH:
         state = learn(state, seen, policy)
         outlook = look(seen, policy, state)
-        state = replace(state, trend=outlook.trend)
     if policy.mode in (Mode.MANUAL, Mode.EXTERNAL):
         return _fixed(seen, policy, state, outlook)
     if zero.at_zero(seen, policy) or (outlook is None and zero.waits_for_any(seen)):
@@ -120,7 +119,8 @@ def _fixed(seen: Observation, policy: Policy, state: State, outlook: Outlook | N
         message += f", bounds {policy.min_replicas} to {policy.max_replicas}"
     reason = c.REASON_MANUAL if manual else c.REASON_EXTERNAL
     numbers = outlook.numbers if outlook else Numbers()
-    after = replace(state, calm_since=None, last_need=outlook.need if outlook else 0.0)
+    trend, need = (outlook.trend, outlook.need) if outlook else (state.trend, 0.0)
+    after = replace(state, calm_since=None, last_need=need, trend=trend)
     return _decision(seen, policy, target, reason, message, numbers, target != asked), after
 
 
@@ -151,7 +151,8 @@ def _from_zero(seen: Observation, policy: Policy, state: State, outlook: Outlook
     else:
         reason = c.REASON_IDLE if known else c.REASON_SIGNALS
         message = words.why_asleep(known)
-    after = replace(state, calm_since=None, last_need=0.0, preempting_ticks=0, idle_since=None)
+    trend = outlook.trend if outlook else state.trend
+    after = replace(state, calm_since=None, last_need=0.0, preempting_ticks=0, idle_since=None, trend=trend)
     return _decision(seen, policy, target, reason, message, numbers, _up(need) > policy.max_replicas), after
 
 
@@ -199,7 +200,9 @@ def _choose(fleet: Fleet, policy: Policy, state: State, outlook: Outlook, restin
     calm = calm and not outlook.queue_over_objective and not outlook.young
     now = numbers_time(state)
     calm_since = (now if state.calm_since is None else state.calm_since) if calm else None
-    state = replace(state, last_need=outlook.need, last_wake_need=outlook.wake_need, calm_since=calm_since)
+    state = replace(
+        state, last_need=outlook.need, last_wake_need=outlook.wake_need, calm_since=calm_since, trend=outlook.trend
+    )
 
     if wanted > current:
         text = words.why_up(reason, numbers, start_s, outlook.drain_s, outlook.ttft_allowed_s)

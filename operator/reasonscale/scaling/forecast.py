@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp, sqrt
+from math import exp, inf, nan, sqrt
 
 from reasonscale.scaling.arrivals import Rate
-from reasonscale.scaling.curve import EDGES, WIDTHS, Curve
+from reasonscale.scaling.curve import EDGES, Curve
 from reasonscale.scaling.types import N_BINS
 
 # Lengths drift while one looks ahead: part of the hazard that is passed on the way is unknown, for all alike.
@@ -66,17 +65,19 @@ def _cells(made: float, progress: Sequence[float]) -> list[_Cell]:
     return cells
 
 
-def _running(load: ClassLoad, progress: Sequence[float], sums: Sequence[_Sum], grid: _Grid) -> None:
-    """Add those running. `grid` holds the cells that all classes share: this is the inner loop of a decision."""
-    hazard, rates, doubt, limit = load.curve.hazard, load.curve.rates, load.curve.doubt, load.curve.limit
-    doubts = [(b - a) / width for (a, b), width in zip(itertools.pairwise(doubt), WIDTHS, strict=True)]  # a token
-    rows = []
+def _running(load: ClassLoad, progress: Sequence[float], sums: Sequence[_Sum], grid: _Grid, spread_to: float) -> None:
+    """Add those running. `grid` holds the cells that all classes share: this is the inner loop of a decision.
+
+    Beyond a progress of `spread_to` tokens only means are added.
+    """
+    curve, rows = load.curve, []
+    hazard, rates, doubt, doubt_rates, limit = curve.hazard, curve.rates, curve.doubt, curve.doubt_rates, curve.limit
     for made, count, prompt in load.running:
         cells = grid.get(made)
         if cells is None:
             cells = grid[made] = _cells(made, progress)
         j, u = cells[0]
-        start, start_doubt = hazard[j] + rates[j] * u, doubt[j] + doubts[j] * u
+        start, start_doubt = hazard[j] + rates[j] * u, doubt[j] + doubt_rates[j] * u
         rows.append((count, prompt + made + BLOCK_ROUNDING_TOKENS, limit - made, cells, start, start_doubt))
     for i, (p, total) in enumerate(zip(progress, sums, strict=True), start=1):
         if p <= 0.0:
@@ -84,12 +85,22 @@ def _running(load: ClassLoad, progress: Sequence[float], sums: Sequence[_Sum], g
             total.kv += sum([row[0] * row[1] for row in rows])
             continue
         inflight = inflight_var = inflight_common = kv = kv_var = kv_common = 0.0
+        if p > spread_to:
+            for count, held, left, cells, start, _ in rows:
+                if p < left:
+                    j, u = cells[i]
+                    survivors = count * exp(start - hazard[j] - rates[j] * u)
+                    inflight += survivors
+                    kv += survivors * (held + p)
+            total.inflight += inflight
+            total.kv += kv
+            continue
         for count, held, left, cells, start, start_doubt in rows:
             if p >= left:
                 continue
             j, u = cells[i]
             passed = hazard[j] + rates[j] * u - start
-            unknown = doubt[j] + doubts[j] * u - start_doubt
+            unknown = doubt[j] + doubt_rates[j] * u - start_doubt
             alive = exp(-passed)
             survivors, size = count * alive, held + p
             spread = survivors * (1.0 - alive)
@@ -147,14 +158,18 @@ def _coming(load: ClassLoad, progress: Sequence[float], at: Sequence[_At], sums:
 
 
 def forecast(
-    loads: Sequence[ClassLoad], times_s: Sequence[float], tpot_s: float, z: float, seated: float
-) -> list[Point]:
-    """Return the forecast at each of `times_s`, with `tpot_s` seconds a token and quantiles z deviations up."""
+    loads: Sequence[ClassLoad], times_s: Sequence[float], tpot_s: float, z: float, seated: float,
+    quantiles_to_s: float = inf,
+) -> list[Point]:  # fmt: skip
+    """Return the forecast at each of `times_s`, with `tpot_s` seconds a token and quantiles z deviations up.
+
+    Later than `quantiles_to_s` quantiles are nan: those that nobody looks at took a twentieth of a decision.
+    """
     progress = [t / tpot_s for t in times_s]
     sums = [_Sum() for _ in times_s]
     grid: _Grid = {}
     for load in loads:
-        _running(load, progress, sums, grid)
+        _running(load, progress, sums, grid, quantiles_to_s / tpot_s)
         at = [load.curve.at(p) for p in progress]
         _waiting(load, progress, at, sums, seated)
         _coming(load, progress, at, sums, tpot_s)
@@ -162,9 +177,9 @@ def forecast(
         Point(
             after_s=t,
             inflight=s.inflight,
-            inflight_high=s.inflight + z * sqrt(s.inflight_var + s.inflight_common**2),
+            inflight_high=s.inflight + z * sqrt(s.inflight_var + s.inflight_common**2) if t <= quantiles_to_s else nan,
             kv_tokens=s.kv,
-            kv_high_tokens=s.kv + z * sqrt(s.kv_var + s.kv_common**2),
+            kv_high_tokens=s.kv + z * sqrt(s.kv_var + s.kv_common**2) if t <= quantiles_to_s else nan,
         )
         for t, s in zip(times_s, sums, strict=True)
     ]

@@ -198,7 +198,7 @@ def look(seen: Observation, policy: Policy, state: State) -> Outlook:
     wake_s = wake_time_s(state, policy) + policy.tick_s if policy.asleep else horizon
     times = sorted({0.0, LOOK_S, 0.5 * horizon, horizon, 2.0 * horizon, far, wake_s})
     z = NormalDist().inv_cdf(min(0.999, max(0.5, policy.objectives.attainment)))
-    points = forecast(loads, times, tpot_s, z, seated)
+    points = forecast(loads, times, tpot_s, z, seated, max(horizon, wake_s))
     soon = points[times.index(LOOK_S)]
     rate = sum(load.rate.per_s for load in loads)
     arrived = sum(counts.arrivals for counts in seen.classes.values())

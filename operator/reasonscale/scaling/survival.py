@@ -84,9 +84,8 @@ def _add_older(
         spread.append(wide)
     for j, ((low, high), old_d, old_n) in enumerate(zip(_AROUND, older_ended, older_risk, strict=True)):
         if old_n > 0.0:
-            gap = surprise[high] - surprise[low]
-            z2 = gap * gap / (spread[high] - spread[low] + 1.0)
-            trust = 1.0 if z2 <= 4.0 else exp((4.0 - z2) / 3.0)
+            gap, wide = surprise[high] - surprise[low], spread[high] - spread[low] + 1.0
+            trust = 1.0 if gap * gap <= 4.0 * wide else exp((4.0 - gap * gap / wide) / 3.0)
             ended[j] += trust * old_d
             risk[j] += trust * old_n
 
@@ -142,14 +141,12 @@ def curve_of(
 ) -> Curve:
     """Return a class's curve: its own counts, drawn to the prior as all classes together have corrected it."""
     hazards, doubts = [], []
-    ended, risk = found
-    for j in range(N_BINS):
-        q0 = 1.0 - exp(-min(5.0, prior[j] * ratio[j]))
-        d = ended[j] + CLASS_PRIOR_REQUESTS * q0
-        n = risk[j] + CLASS_PRIOR_REQUESTS
+    for ended, risk, expected, times in zip(*found, prior, ratio, strict=True):
+        q0 = 1.0 - exp(-min(5.0, expected * times))
+        d = ended + CLASS_PRIOR_REQUESTS * q0
+        n = risk + CLASS_PRIOR_REQUESTS
         q = min(d / n, 0.995)
-        h = -log1p(-q)
-        hazards.append(h)
+        hazards.append(-log1p(-q))
         # Delta method on -log(1 - q) with q of variance q (1 - q) / n.
         doubts.append(q / ((1.0 - q) * n))
     return curve_from(hazards, doubts, limit)
