@@ -142,10 +142,11 @@ def curve_of(
     """Return a class's curve: its own counts, drawn to the prior as all classes together have corrected it."""
     hazards, doubts = [], []
     for ended, risk, expected, times in zip(*found, prior, ratio, strict=True):
-        q0 = 1.0 - exp(-min(5.0, expected * times))
-        d = ended + CLASS_PRIOR_REQUESTS * q0
+        hazard = expected * times
+        q0 = 1.0 - exp(-hazard if hazard < 5.0 else -5.0)
         n = risk + CLASS_PRIOR_REQUESTS
-        q = min(d / n, 0.995)
+        q = (ended + CLASS_PRIOR_REQUESTS * q0) / n
+        q = q if q < 0.995 else 0.995
         hazards.append(-log1p(-q))
         # Delta method on -log(1 - q) with q of variance q (1 - q) / n.
         doubts.append(q / ((1.0 - q) * n))
