@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from reasonscale.simulator.workload import NOBODY, Floats, Ints, Workload, make
+from reasonscale.simulator.workload import NOBODY, Floats, Ints, Workload, in_order, make
 
 
 def _lognormal(rng: np.random.Generator, n: int, mean: float, sigma: float, most: int) -> Ints:
@@ -95,11 +95,7 @@ def agents(seed: int) -> Workload:
     prompt = np.minimum(32_768, _lognormal(rng, n, 600.0, 0.6, 8192) + step * 900)
     follower = np.where(np.arange(n) + 1 < np.repeat(first + steps, steps), np.arange(n) + 1, NOBODY)
     arrival = np.where(step == 0, np.repeat(starts, steps), -1.0)
-    # Those whose time is known come first, in order; the cluster takes the others as they come.
-    order = np.lexsort((np.arange(n), np.where(arrival >= 0, arrival, np.inf)))
-    place = np.empty(n, dtype=np.int64)
-    place[order] = np.arange(n)
-    moved = np.where(follower[order] == NOBODY, NOBODY, place[follower[order]])
+    order, moved = in_order(arrival, follower)
     return Workload(
         name="agents", arrival_s=arrival[order], prompt_tokens=prompt[order], reasoning_tokens=reasoning[order],
         answer_tokens=np.where(out < 1, 1, answer)[order], cls=np.zeros(n, dtype=np.int64), classes=("default",),

@@ -80,14 +80,14 @@ def _fold(cls: list[str]) -> tuple[tuple[str, ...], Ints]:
 def scaled(work: Workload, *, rate: float = 1.0, time: float = 1.0, seed: int = 1) -> Workload:
     """Return the workload with so many times the requests per second, and its time stretched by `time`.
 
-    Fewer: each request is kept with that probability. More: each comes so often, the copies moved by up to a minute.
+    Fewer: each request is kept with that probability. More: each comes so often, the copies moved by up to a minute. Where the
+    next request of a client follows from the one before, clients are kept or come so often, with all that they send.
     """
-    if rate != 1.0 and (work.follower != NOBODY).any():
-        raise BadWorkload(f"{work.name}: is closed loop; its number of users is scaled where it is made, not after")
     if rate != 1.0:
         rng = np.random.default_rng(seed)
-        copies = np.floor(rate + rng.random(len(work.arrival_s))).astype(np.int64)
-        rows = np.repeat(np.arange(len(work.arrival_s)), copies)
+        first = np.flatnonzero(work.arrival_s >= 0.0)
+        copies = np.floor(rate + rng.random(len(first))).astype(np.int64)
+        rows = np.repeat(first, copies)
         if not len(rows):
             raise BadWorkload(f"{work.name}: --scale {rate:g} leaves no request")
         again = np.concatenate([[False], rows[1:] == rows[:-1]])
@@ -98,25 +98,49 @@ def scaled(work: Workload, *, rate: float = 1.0, time: float = 1.0, seed: int = 
 
 
 def between(work: Workload, start_s: float, end_s: float) -> Workload:
-    """Return the requests of a stretch of time, which then begins at 0."""
-    if (work.follower != NOBODY).any():
-        if start_s > 0.0:
-            raise BadWorkload(f"{work.name}: is closed loop and can't be cut at its start")
-        return work
+    """Return the requests of a stretch of time, which then begins at 0; of clients that follow their answers, those that come in it."""
     rows = np.flatnonzero((work.arrival_s >= start_s) & (work.arrival_s < end_s))
     if not len(rows):
         raise BadWorkload(f"{work.name}: holds no request from {start_s:g} to {end_s:g} s")
     return _rows(work, rows, work.arrival_s[rows] - start_s)
 
 
-def _rows(work: Workload, rows: Ints, t: Floats) -> Workload:
+def _rows(work: Workload, first: Ints, t: Floats) -> Workload:
+    """Return the requests `first`, at the times `t`, each with those that follow it."""
+    rows, chains = first, np.ones(len(first), dtype=np.int64)
+    if (work.follower != NOBODY).any():
+        found = [_chain(work, int(r)) for r in first]
+        rows, chains = np.concatenate(found), np.array([len(chain) for chain in found])
+    n, ends = len(rows), np.cumsum(chains)
+    follower = np.arange(1, n + 1)
+    follower[ends - 1] = NOBODY
+    arrival = np.full(n, -1.0)
+    arrival[ends - chains] = t
+    order, follower = in_order(arrival, follower)
+    rows = rows[order]
     return replace(
         work,
-        arrival_s=t,
+        arrival_s=arrival[order],
         prompt_tokens=work.prompt_tokens[rows],
         reasoning_tokens=work.reasoning_tokens[rows],
         answer_tokens=work.answer_tokens[rows],
         cls=work.cls[rows],
-        follower=np.full(len(rows), NOBODY, dtype=np.int64),
-        think_s=np.zeros(len(rows)),
+        follower=follower,
+        think_s=work.think_s[rows],
     )
+
+
+def _chain(work: Workload, first: int) -> list[int]:
+    chain = [first]
+    while work.follower[chain[-1]] != NOBODY:
+        chain.append(int(work.follower[chain[-1]]))
+    return chain
+
+
+def in_order(arrival_s: Floats, follower: Ints) -> tuple[Ints, Ints]:
+    """Return the order of requests, those whose time is known first, and the followers as they are numbered then."""
+    n = len(arrival_s)
+    order = np.lexsort((np.arange(n), np.where(arrival_s >= 0.0, arrival_s, np.inf)))
+    place = np.empty(n, dtype=np.int64)
+    place[order] = np.arange(n)
+    return order, np.where(follower[order] == NOBODY, NOBODY, place[follower[order]])

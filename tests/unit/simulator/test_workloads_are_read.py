@@ -191,7 +191,35 @@ def test_scale_and_time_scale_and_a_stretch_of_time():
     part = between(found, 600.0, 1200.0)
     assert part.arrival_s[0] >= 0.0
     assert part.arrival_s[-1] < 600.0
-    with pytest.raises(BadWorkload, match="closed loop"):
-        scaled(load("agents"), rate=2.0)
     with pytest.raises(BadWorkload, match="holds no request from"):
         between(found, 1e6, 2e6)
+
+
+def _steps(work):
+    """Return what each user sends: prompts and outputs of the steps, with what is thought between them."""
+    users = []
+    for first in np.flatnonzero(work.arrival_s >= 0.0):
+        r, steps = int(first), []
+        while r >= 0:
+            steps.append((int(work.prompt_tokens[r]), int(work.output_tokens[r]), float(work.think_s[r])))
+            r = int(work.follower[r])
+        users.append(tuple(steps))
+    return users
+
+
+def test_a_closed_loop_is_scaled_and_cut_by_whole_users():
+    found = load("agents")
+    users = _steps(found)
+    for times in (0.4, 1.0, 2.0, 2.5):
+        some = scaled(found, rate=times)
+        assert len(some.arrival_s) == sum(len(steps) for steps in _steps(some))
+        assert set(_steps(some)) <= set(users)
+        assert len(_steps(some)) == pytest.approx(times * 900, rel=0.1)
+        known = some.arrival_s[some.arrival_s >= 0.0]
+        assert (np.diff(known) >= 0.0).all()
+        assert (some.arrival_s[: len(known)] >= 0.0).all()
+    part = between(found, 600.0, 1200.0)
+    assert _steps(part) == [steps for steps, t in zip(users, found.arrival_s, strict=False) if 600.0 <= t < 1200.0]
+    whole = between(found, 0.0, float("inf"))
+    for field in ("arrival_s", "prompt_tokens", "follower", "think_s"):
+        assert (getattr(whole, field) == getattr(found, field)).all()
