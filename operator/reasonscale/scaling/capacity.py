@@ -45,8 +45,6 @@ def observe(memory: Steps, replicas: Iterable[ReplicaCounts], dt_s: float) -> St
     ys, bs, ks, ps = (x * keep for x in memory.seconds)
     for replica in replicas:
         count, took = replica.steps, replica.step_seconds
-        if count <= 0.0:
-            continue
         steps += count
         seconds += took
         if count < LEAST_STEPS or took <= 0.0:

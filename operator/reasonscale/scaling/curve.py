@@ -9,7 +9,7 @@ mean remaining tokens R(g) of a request that has made g.
 from __future__ import annotations
 
 import itertools
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import exp
@@ -102,11 +102,8 @@ def curve_from(hazards: Sequence[float], doubts: Sequence[float], limit: float) 
     limit = min(max(limit, 1.0), float(LONGEST_TOKENS))
     rates = tuple([h / width for h, width in zip(hazards, WIDTHS, strict=True)])
     survival, areas, moments = [1.0], [0.0], [0.0]
-    s, area, moment, mean, mean_moment = 1.0, 0.0, 0.0, -1.0, -1.0
+    s, area, moment = 1.0, 0.0, 0.0
     for low, width, rate in zip(EDGES, WIDTHS, rates, strict=False):
-        if mean < 0 and limit <= low + width:
-            _, first, second = _phi(rate, limit - low)
-            mean, mean_moment = area + s * first, moment + s * (low * first + second)
         decay, first, second = _phi(rate, width)
         area += s * first
         moment += s * (low * first + second)
@@ -114,6 +111,8 @@ def curve_from(hazards: Sequence[float], doubts: Sequence[float], limit: float) 
         survival.append(s)
         areas.append(area)
         moments.append(moment)
+    last = bisect_left(EDGES, limit) - 1
+    _, first, second = _phi(rates[last], limit - EDGES[last])
     return Curve(
         limit=limit,
         rates=rates,
@@ -123,6 +122,6 @@ def curve_from(hazards: Sequence[float], doubts: Sequence[float], limit: float) 
         moments=tuple(moments),
         doubt=(0.0, *itertools.accumulate(doubts)),
         doubt_rates=tuple([doubt / width for doubt, width in zip(doubts, WIDTHS, strict=True)]),
-        mean=mean,
-        mean_moment=mean_moment,
+        mean=areas[last] + survival[last] * first,
+        mean_moment=moments[last] + survival[last] * (EDGES[last] * first + second),
     )

@@ -45,11 +45,12 @@ def decide(seen: Observation, policy: Policy, state: State) -> tuple[Decision, S
 
 def _decide(seen: Observation, policy: Policy, state: State, going: int, resting: int) -> tuple[Decision, State]:
     """Return the decision over replicas that serve. `going`: those that were told to go and are still there; `resting`: those that sleep."""
-    state = learn_fleet(state, seen.fleet, seen.time)
     outlook: Outlook | None = None
     if seen.freshness is Freshness.FRESH:
         state = learn(state, seen, policy)
         outlook = look(seen, policy, state)
+    else:
+        state = learn_fleet(state, seen.fleet, seen.time)
     if policy.mode in (Mode.MANUAL, Mode.EXTERNAL):
         return _fixed(seen, policy, state, outlook)
     if zero.at_zero(seen, policy) or (outlook is None and zero.waits_for_any(seen)):
