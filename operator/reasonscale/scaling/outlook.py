@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import sqrt
+from math import isnan, sqrt
 from statistics import NormalDist
 
 from reasonscale.scaling.arrivals import rate_of
@@ -221,6 +221,8 @@ def look(seen: Observation, policy: Policy, state: State) -> Outlook:
         return max(capacity.kv_need(point.kv_tokens), capacity.kv_high_need(point.kv_high_tokens, cautious))
 
     def need_at(point: Point) -> float:
+        if isnan(point.inflight_high):  # `max` would pass over it
+            raise ValueError(f"no quantile is known {point.after_s:g} s ahead")
         return max(pace_need(point), kv_need(point))
 
     def mean_need(point: Point) -> float:
