@@ -78,9 +78,9 @@ def _memoryless(state: State, policy: Policy) -> dict[str, Curve]:
     return out
 
 
-def _kv_as_now(loads: Sequence[ClassLoad], times: Sequence[float], tpot: float, z: float, seated: float) -> list[Point]:
+def _kv_as_now(loads: Sequence[ClassLoad], times: Sequence[float], *rest: float) -> list[Point]:
     """Return the forecast with the KV tokens of now at all times."""
-    points = forecast(loads, times, tpot, z, seated)
+    points = forecast(loads, times, *rest)
     now = points[0]
     return [replace(p, kv_tokens=now.kv_tokens, kv_high_tokens=now.kv_tokens) for p in points]
 
@@ -93,11 +93,11 @@ def _nobody_comes(memory: Arrivals) -> Rate:
 def _oracle(ours: Ours) -> Callable[..., list[Point]]:
     """Return a forecast that knows how much each running request will make yet."""
 
-    def known(loads: Sequence[ClassLoad], times: Sequence[float], tpot: float, z: float, seated: float) -> list[Point]:
-        rest = forecast([replace(found, running=[]) for found in loads], times, tpot, z, seated)
+    def known(loads: Sequence[ClassLoad], times: Sequence[float], tpot: float, *rest: float) -> list[Point]:
+        points = forecast([replace(found, running=[]) for found in loads], times, tpot, *rest)
         made, left, prompt = ours.cluster.true_remains()
         out = []
-        for point in rest:
+        for point in points:
             p = point.after_s / tpot
             there = left > p
             n, kv = float(there.sum()), float((prompt + made + p + BLOCK_ROUNDING_TOKENS)[there].sum())

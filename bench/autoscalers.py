@@ -4,8 +4,9 @@
     python -m bench.autoscalers tune    a grid over each rival's parameters, to bench/tuned.json
     python -m bench.autoscalers full    all traces x cold starts x seeds; goes on where it was interrupted
 
-Traces of production (`--data`) are used where they are; without them only the synthetic part runs. Every run is kept in
-a file of its own kind, one line each, so that an interruption loses nothing but the runs under way.
+Traces of production (`--data`) are used where they are; without them only the synthetic part runs. Every run is kept, one
+line each, until its command has ended, so that an interruption loses nothing but the runs under way. Results of the same
+name are added to: a run that is there already is replaced, the others stay.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -24,13 +26,14 @@ from typing import Any
 import numpy as np
 from bench.forecast import header
 
-from reasonscale.simulator import bounds, policies, workload
+from reasonscale.simulator import bounds, policies, servegen, synthetic, traces, workload
 from reasonscale.simulator.profile import load as load_profile
 from reasonscale.simulator.run import Options, run, setting_of
 from reasonscale.simulator.workload import Workload
 
 PROFILE = "qwen2-32b-h200"
 AIM = 0.99
+MAIN_START_S = 120.0
 QUICK = ("cot-shift", "math-heavy", "rag")
 SYNTHETIC = ("cot-shift", "math-heavy", "rag", "agents", "flash-crowd", "r1-day")
 REAL = ("r1-0-12h", "m-small-r1", "azure-r1")
@@ -86,19 +89,19 @@ def ends(policy: str, point: dict[str, Any]) -> tuple[list[str], dict[str, str]]
 def trace(name: str, data: str, seed: int) -> Workload:
     """Return a trace of the benchmark by name."""
     r1 = Path(data) / "traces" / "servegen_deepseek_r1"
-    if name in workload.BUILT_IN:
-        return workload.load(name, seed=seed)
+    if name in synthetic.BUILT_IN:
+        return traces.load(name, seed=seed)
     if name.startswith("r1-"):
         low, high = name.removeprefix("r1-").removesuffix("h").split("-")
-        return workload.servegen(r1, seed=seed, start_s=float(low) * 3600, end_s=float(high) * 3600)
+        return servegen.sample(r1, seed=seed, start_s=float(low) * 3600, end_s=float(high) * 3600)
     if name == "m-small-r1":
-        day = workload.servegen(
+        day = servegen.sample(
             Path(data) / "traces" / "servegen_m_small", seed=seed, end_s=43_200.0, lengths=r1
         )  # fmt: skip
         return workload.scaled(day, rate=6.0 * 43_200.0 / len(day.arrival_s), seed=seed)
     if name == "azure-r1":
-        azure = workload.read(Path(data) / "traces" / "azure2023" / "AzureLLMInferenceTrace_conv.csv")
-        drawn = workload.servegen(r1, seed=seed, end_s=7200.0)
+        azure = traces.read(Path(data) / "traces" / "azure2023" / "AzureLLMInferenceTrace_conv.csv")
+        drawn = servegen.sample(r1, seed=seed, end_s=7200.0)
         rows = np.random.default_rng(seed).integers(0, len(drawn.arrival_s), len(azure.arrival_s))
         return workload.make(
             name, azure.arrival_s, drawn.prompt_tokens[rows], drawn.reasoning_tokens[rows], drawn.answer_tokens[rows]
@@ -112,7 +115,7 @@ def absent(names: Iterable[str], data: str) -> list[str]:
     return [
         name
         for name in names
-        if name not in workload.BUILT_IN
+        if name not in synthetic.BUILT_IN
         and not all((Path(data) / "traces" / f).is_dir() for f in ("servegen_deepseek_r1", *folders.get(name, ())))
     ]
 
@@ -186,7 +189,7 @@ def tuned() -> dict[str, dict[str, Any]]:
 
 def tune(data: str, only: list[str] | None = None, processes: int | None = None) -> None:
     """Choose each rival's parameters: most traces at the aim, then fewest GPU-hours; where none is, the least missed."""
-    names = [t for t in TUNE if t in workload.BUILT_IN or (Path(data) / "traces").is_dir()]
+    names = [t for t in TUNE if t in synthetic.BUILT_IN or (Path(data) / "traces").is_dir()]
     points = {
         policy: [json.dumps(dict(zip(grid, values, strict=True))) for values in product(*grid.values())]
         for policy, grid in GRIDS.items()
@@ -264,19 +267,32 @@ def compare(
     if command == "quick":  # a search of its own for each trace, and half of the time
         variants.remove(("informed", "{}"))
     if only:
-        variants = [(p, v) for p, v in variants if p in only]
+        variants = [(p, v) for p, v in variants if p in only or (v != "{}" and f"{p}:tuned" in only)]
     jobs: list[Job] = [(t, p, v, c, s, data) for t in names for c in colds for s in seeds for p, v in variants]
-    rows = do(jobs, RESULTS / f"{out}.jsonl", processes)
-    (RESULTS / f"{out}.json").write_text(
-        json.dumps(
-            {"header": header(f"python -m bench.autoscalers {command}"), "profile": PROFILE, "runs": rows}, indent=0
-        )
-        + "\n"
-    )
-    text = table(rows, names, colds)
-    (RESULTS / f"{out}.md").write_text(text)
-    print(text)
-    pareto(rows, names, 120.0 if 120.0 in colds else colds[0], Path("docs/img") / f"{out}.png")
+    unfinished = RESULTS / f"{out}.jsonl"
+    ran = do(jobs, unfinished, processes)
+    print(table(ran, names, colds))
+    rows = added(RESULTS / f"{out}.json", ran, settings, f"python -m bench.autoscalers {command}")
+    unfinished.unlink(missing_ok=True)
+    first = [r for r in rows if r["seed"] == rows[0]["seed"]]  # rivals run with one seed: as many for all
+    names = list(dict.fromkeys(r["trace"] for r in rows))
+    colds = sorted({r["cold_start_s"] for r in rows}, key=lambda c: (c != MAIN_START_S, c))
+    (RESULTS / f"{out}.md").write_text(table(first, names, colds))
+    pareto(first, names, colds[0], Path("docs/img") / f"{out}.png")
+
+
+def added(
+    results: Path, rows: list[dict[str, Any]], settings: dict[str, dict[str, Any]], command: str
+) -> list[dict[str, Any]]:
+    """Add the runs to a file of results, in place of those of the same key or tuned otherwise; return all that it holds."""
+    before = json.loads(results.read_text())["runs"] if results.exists() else []
+    valid = [r for r in before if not r["params"] or r["params"] == settings.get(r["named"])]
+    held = {row["key"]: row for row in (*valid, *rows)}
+    if len(held) > len(rows):
+        command = re.sub(r" --(traces|policies|cold-starts|seeds) \S+", "", command) + ", each run by its key"
+    report = {"header": header(command), "profile": PROFILE, "runs": list(held.values())}
+    results.write_text(json.dumps(report, indent=0) + "\n")
+    return list(held.values())
 
 
 def _mean(rows: list[dict[str, Any]], field: str) -> float:
@@ -340,7 +356,10 @@ def pareto(rows: list[dict[str, Any]], names: list[str], cold_s: float, path: Pa
         axis.set_visible(False)
     for axis, name in zip(axes.flat, names, strict=False):
         here = [r for r in rows if r["trace"] == name and r["cold_start_s"] == cold_s]
-        best = min(r["gpu_hours"] for r in here if r["named"] == "clairvoyant")
+        best = min((r["gpu_hours"] for r in here if r["named"] == "clairvoyant"), default=None)
+        if best is None:
+            axis.set_visible(False)
+            continue
         for policy, params in dict.fromkeys((r["named"], json.dumps(r["params"])) for r in here):
             mine = [r for r in here if (r["named"], json.dumps(r["params"])) == (policy, params)]
             if policy == "lower-bound":
@@ -377,7 +396,7 @@ def main() -> int:
     parser.add_argument("what", choices=("quick", "tune", "full"))
     parser.add_argument("--data", default="../shared/data")
     parser.add_argument("--traces", help="only these, comma separated")
-    parser.add_argument("--policies", help="only these, comma separated")
+    parser.add_argument("--policies", help="only these, comma separated; NAME:tuned without the one as shipped")
     parser.add_argument("--out", default="autoscalers-full", help="name of the result files in bench/results")
     parser.add_argument("--cold-starts", default="10,30,120,420,900")
     parser.add_argument("--seeds", default="1,2,3")

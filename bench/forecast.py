@@ -32,7 +32,7 @@ from reasonscale.scaling.forecast import owed_forecast
 from reasonscale.scaling.outlook import loads_of
 from reasonscale.scaling.state import State, learn
 from reasonscale.scaling.types import Fleet, Freshness, Observation, Policy
-from reasonscale.simulator.workload import renewals
+from reasonscale.simulator.servegen import renewals
 
 AHEAD_S = (0.0, 60.0, 120.0)
 TICK_S, JUDGE_S, WARM_S = 5.0, 60.0, 1800.0

@@ -29,9 +29,10 @@ from reasonscale.local.serve_api import ServeApi
 from reasonscale.scaling.victims import Standing, victims
 from reasonscale.serving.application import ROUTER
 from reasonscale.serving.config import app_name, deployment_name, serve_app, serve_config
-from reasonscale.simulator import policies, workload
+from reasonscale.simulator import policies
 from reasonscale.simulator.profile import load as load_profile
 from reasonscale.simulator.run import Options, Outcome, run, setting_of
+from reasonscale.simulator.workload import Workload
 
 OUT = Path("bench/results")
 PROFILE = "qwen2-32b-h200"
@@ -44,7 +45,7 @@ REAL = {
 }
 
 
-def _played(work: workload.Workload, profile: Any, router: str, policy: str) -> tuple[dict[str, Any], Outcome]:
+def _played(work: Workload, profile: Any, router: str, policy: str) -> tuple[dict[str, Any], Outcome]:
     """Return one run's row, and all of it."""
     options = Options(cold_start_s=120.0, seed=1, router=router)
     found = run(work, profile, policies.make(policy, setting_of(work, profile, options)), options)
@@ -65,7 +66,7 @@ def simulated(traces: list[str]) -> dict[str, Any]:
     """Return each trace under each router: with the product's decision, and with as many replicas at all times."""
     profile, rows = load_profile(PROFILE), []
     for name in traces:
-        work, replicas = workload.load(name, seed=1), 0
+        work, replicas = traces.load(name, seed=1), 0
         for router in SIMULATED:
             row, found = _played(work, profile, router, "reasonscale")
             rows.append(row)

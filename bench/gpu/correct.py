@@ -17,7 +17,7 @@ import numpy as np
 
 from reasonscale.scaling.capacity import AIM, fit
 from reasonscale.scaling.types import Decision, Objectives, StepTime
-from reasonscale.simulator import run, workload
+from reasonscale.simulator import run, traces, workload
 from reasonscale.simulator.engine import BATCH, KV, PREFILL, SECONDS
 from reasonscale.simulator.policies.base import Setting, View
 from reasonscale.simulator.policies.ours import Reasonscale
@@ -77,7 +77,7 @@ class Told(Reasonscale):
 def converge(true: str, prior: str, trace: str, scale: float, seconds: float) -> dict[str, Any]:
     """Return the capacity over time, as a share of the measured one, and when it stays within 5 %."""
     real = load(true)
-    work = workload.scaled(workload.between(workload.load(trace, seed=1), 0.0, seconds), rate=scale, time=1.0, seed=1)
+    work = workload.scaled(workload.between(traces.load(trace, seed=1), 0.0, seconds), rate=scale, time=1.0, seed=1)
     options = run.Options(cold_start_s=60.0, max_replicas=16, objectives=Objectives(tpot_s=TPOT_S))
     ours = Told(run.setting_of(work, real, options), load(prior).step_time())
     run.run(work, real, ours, options)

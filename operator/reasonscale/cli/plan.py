@@ -258,9 +258,9 @@ def _speed(
 
 
 def _traced(trace: str, profile: Any, resolved: Any, cold_start: float, seed: int, out: Console) -> dict[str, Any]:
-    from reasonscale.simulator import bounds, policies, run, workload
+    from reasonscale.simulator import bounds, policies, run, traces
 
-    work = workload.load(trace, seed=seed)
+    work = traces.load(trace, seed=seed)
     options = _options(
         resolved, cold_start_s=cold_start, min_replicas=max(1, resolved.min_replicas),
         max_replicas=max(1, resolved.max_replicas), seed=seed,

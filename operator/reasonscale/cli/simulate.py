@@ -92,7 +92,7 @@ def simulate(
 def _list(console: Console) -> int:
     from reasonscale.simulator import bounds, policies
     from reasonscale.simulator.profile import shipped
-    from reasonscale.simulator.workload import BUILT_IN
+    from reasonscale.simulator.synthetic import BUILT_IN
 
     console.print("policies:  " + ", ".join([*policies.names(), "static:N", *bounds.NAMES]))
     console.print("profiles:  " + ", ".join(shipped()))
@@ -117,12 +117,12 @@ def _simulate(
     scrape: float, scale: float, time_scale: float, seed: int, start: float, end: float | None, router: str | None,
     gpu_price: float | None, json: Path | None, plot: Path | None, chunk: str | None, sleep: tuple[int, float], console: Console, err: Console,
 ) -> int:  # fmt: skip
-    from reasonscale.simulator import bounds, policies, run, workload
+    from reasonscale.simulator import bounds, policies, run, synthetic, traces, workload
     from reasonscale.simulator.profile import load
     from reasonscale.simulator.router import ROUTERS
 
     if trace is None:
-        raise workload.BadWorkload(f"--trace is missing; built in are {', '.join(workload.BUILT_IN)}")
+        raise workload.BadWorkload(f"--trace is missing; built in are {', '.join(synthetic.BUILT_IN)}")
     if profile_name is None:
         from reasonscale.simulator.profile import BadProfile, shipped
 
@@ -150,7 +150,7 @@ def _simulate(
     used = load(profile_name)
     if policy not in bounds.NAMES:  # a wrong name is said before a long trace is read
         policies.make(policy, _probe(used), given)
-    work = workload.load(trace, seed=seed)
+    work = traces.load(trace, seed=seed)
     work = workload.between(work, start, float("inf") if end is None else end)
     work = workload.scaled(work, rate=scale, time=time_scale, seed=seed)
     for line in work.skipped[:SHOWN_BAD]:
@@ -256,8 +256,11 @@ def _show(outcome: Any, figures: dict[str, Any], console: Console) -> None:
             )
     if figures["preempted"]:
         console.print(f"  preempted {figures['preempted']:,} requests, {figures['preempted_per_1000']:.2f} in 1,000")
-    if figures["refused"]:
-        console.print(f"  refused {figures['refused']:,} requests that are longer than a replica's KV cache")
+    long = figures["refused_too_long"]
+    if long:
+        console.print(f"  refused {long:,} requests that are longer than a replica's KV cache")
+    if figures["refused"] > long:
+        console.print(f"  refused {figures['refused'] - long:,} requests that could not have started in time")
     if figures["unfinished"]:
         console.print(f"  not finished {figures['unfinished']:,} requests")
     if "cost_per_million_answer_tokens" in figures:

@@ -45,35 +45,28 @@ def observe(memory: Steps, replicas: Iterable[ReplicaCounts], dt_s: float) -> St
     ys, bs, ks, ps = (x * keep for x in memory.seconds)
     for replica in replicas:
         count, took = replica.steps, replica.step_seconds
-        if count <= 0.0:
-            continue
         steps += count
         seconds += took
         if count < LEAST_STEPS or took <= 0.0:
             continue
-        t = took / count
-        batch, kv, prompt = (
-            replica.step_batch / count,
-            replica.step_kv_tokens / count,
-            replica.step_prefill_tokens / count,
-        )
+        # Each term over the step's seconds.
+        one, batch = count / took, replica.step_batch / took
+        kv, prompt = replica.step_kv_tokens / took, replica.step_prefill_tokens / took
         n += 1.0
-        w = 1.0 / (t * t)
-        wb, wk, wp = w * batch, w * kv, w * prompt
-        oo += w
-        bo += wb
-        bb += wb * batch
-        ko += wk
-        kb += wk * batch
-        kk += wk * kv
-        po += wp
-        pb += wp * batch
-        pk += wp * kv
-        pp += wp * prompt
-        ys += 1.0 / t
-        bs += batch / t
-        ks += kv / t
-        ps += prompt / t
+        oo += one * one
+        bo += batch * one
+        bb += batch * batch
+        ko += kv * one
+        kb += kv * batch
+        kk += kv * kv
+        po += prompt * one
+        pb += prompt * batch
+        pk += prompt * kv
+        pp += prompt * prompt
+        ys += one
+        bs += batch
+        ks += kv
+        ps += prompt
     recent = 0.5 ** (dt_s / TPOT_HALF_LIFE_S)
     return Steps(
         n=n,

@@ -9,8 +9,8 @@ mean remaining tokens R(g) of a request that has made g.
 from __future__ import annotations
 
 import itertools
-from bisect import bisect_right
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import exp
 
@@ -44,15 +44,9 @@ class Curve:
     areas: tuple[float, ...]
     moments: tuple[float, ...]
     doubt: tuple[float, ...]  # variance of the cumulative hazard at each edge
+    doubt_rates: tuple[float, ...]  # what it grows by a token in each bin
     mean: float  # tokens
     mean_moment: float
-
-    def survives(self, g: float) -> float:
-        """Return the share of requests that make more than g tokens."""
-        if g >= self.limit:
-            return 0.0
-        j = bisect_right(EDGES, g) - 1
-        return self.survival[j] * exp(-self.rates[j] * (g - EDGES[j]))
 
     def at(self, g: float) -> tuple[float, float, float]:
         """Return S(g), the integral of S from 0 to g, and that of u S(u)."""
@@ -70,23 +64,32 @@ class Curve:
         """Return the cumulative hazard at g and the variance of its estimate."""
         j = min(bisect_right(EDGES, g) - 1, len(self.rates) - 1)
         u = g - EDGES[j]
-        nxt = self.doubt[j + 1] if j + 1 < len(self.doubt) else self.doubt[j]
-        return self.hazard[j] + self.rates[j] * u, self.doubt[j] + (nxt - self.doubt[j]) * min(1.0, u / WIDTHS[j])
+        return self.hazard[j] + self.rates[j] * u, self.doubt[j] + self.doubt_rates[j] * u
 
     def remaining(self, g: float) -> float:
         """Return the mean number of tokens that a request which has made g has still to make."""
-        # As `at`, without the moment: a decision asks this of every bin of every class.
-        g = min(g, self.limit)
-        j = min(bisect_right(EDGES, g) - 1, len(self.rates) - 1)
-        rate, u, s = self.rates[j], g - EDGES[j], self.survival[j]
-        x = rate * u
-        if x < 1e-4:
-            decay, first = 1.0 - x, u * (1.0 - x / 2)
-        else:
-            decay = exp(-x)
-            first = (1.0 - decay) / rate
-        area, s = self.areas[j] + s * first, s * decay if g < self.limit else 0.0
+        s, area, _ = self.at(g)
         return (self.mean - area) / s if s > 1e-12 else 0.0
+
+    def owed(self, running: Iterable[tuple[float, float, float]]) -> float:
+        """Return the tokens that requests have still to make: (tokens made, requests, whatever) each."""
+        # `remaining` without the moment, written out: a decision asks this of every bin of every class.
+        rates, survival, areas, mean, limit = self.rates, self.survival, self.areas, self.mean, self.limit
+        total = 0.0
+        for made, count, _ in running:
+            if made >= limit:
+                continue
+            j = bisect_right(EDGES, made, 0, len(rates)) - 1
+            rate, u, s = rates[j], made - EDGES[j], survival[j]
+            x = rate * u
+            if x < 1e-4:
+                decay, first = 1.0 - x, u * (1.0 - x / 2)
+            else:
+                decay = exp(-x)
+                first = (1.0 - decay) / rate
+            if s * decay > 1e-12:
+                total += count * (mean - areas[j] - s * first) / (s * decay)
+        return total
 
     def remaining_squared(self, g: float) -> float:
         """Return the mean square of the remaining tokens at g."""
@@ -97,30 +100,28 @@ class Curve:
 def curve_from(hazards: Sequence[float], doubts: Sequence[float], limit: float) -> Curve:
     """Return the curve with cumulative hazard `hazards[j]` over bin j, variance `doubts[j]`, cut at `limit` tokens."""
     limit = min(max(limit, 1.0), float(LONGEST_TOKENS))
-    rates, total, survival, areas, moments, doubt = [], [0.0], [1.0], [0.0], [0.0], [0.0]
-    mean = mean_moment = -1.0
-    for j, h in enumerate(hazards):
-        low, width = EDGES[j], WIDTHS[j]
-        rate = h / width
-        rates.append(rate)
-        s = survival[-1]
-        if mean < 0 and limit <= low + width:
-            _, first, second = _phi(rate, limit - low)
-            mean, mean_moment = areas[-1] + s * first, moments[-1] + s * (low * first + second)
+    rates = tuple([h / width for h, width in zip(hazards, WIDTHS, strict=True)])
+    survival, areas, moments = [1.0], [0.0], [0.0]
+    s, area, moment = 1.0, 0.0, 0.0
+    for low, width, rate in zip(EDGES, WIDTHS, rates, strict=False):
         decay, first, second = _phi(rate, width)
-        total.append(total[-1] + h)
-        survival.append(s * decay)
-        areas.append(areas[-1] + s * first)
-        moments.append(moments[-1] + s * (low * first + second))
-        doubt.append(doubt[-1] + doubts[j])
+        area += s * first
+        moment += s * (low * first + second)
+        s *= decay
+        survival.append(s)
+        areas.append(area)
+        moments.append(moment)
+    last = bisect_left(EDGES, limit) - 1
+    _, first, second = _phi(rates[last], limit - EDGES[last])
     return Curve(
         limit=limit,
-        rates=tuple(rates),
-        hazard=tuple(total),
+        rates=rates,
+        hazard=(0.0, *itertools.accumulate(hazards)),
         survival=tuple(survival),
         areas=tuple(areas),
         moments=tuple(moments),
-        doubt=tuple(doubt),
-        mean=mean,
-        mean_moment=mean_moment,
+        doubt=(0.0, *itertools.accumulate(doubts)),
+        doubt_rates=tuple([doubt / width for doubt, width in zip(doubts, WIDTHS, strict=True)]),
+        mean=areas[last] + survival[last] * first,
+        mean_moment=moments[last] + survival[last] * (EDGES[last] * first + second),
     )

@@ -26,11 +26,15 @@ def decide(seen: Observation, policy: Policy, state: State) -> tuple[Decision, S
     A replica that is emptied is one less of those that serve, as if it had been told to go; the need takes it back first.
     """
     mine = emptying.risen(seen)
-    awake = replace(mine, fleet=emptying.serving(mine.fleet), replicas=emptying.awake(mine))
+    awake = mine
+    if mine.fleet.emptied or mine.fleet.asleep:
+        awake = replace(mine, fleet=emptying.serving(mine.fleet), replicas=emptying.awake(mine))
     decision, after = _decide(awake, policy, state, seen.fleet.draining, len(mine.fleet.asleep))
     if seen.freshness is Freshness.FRESH:
         after = learn_wakes(after, seen)
     emptied, asleep, after = emptying.plan(mine, decision.target, policy, after)
+    if not emptied:
+        return decision, after
     said = [decision.message]
     if len(emptied) > len(asleep):
         said.append(words.what_is_emptied(len(emptied) - len(asleep), decision.numbers))
@@ -41,12 +45,12 @@ def decide(seen: Observation, policy: Policy, state: State) -> tuple[Decision, S
 
 def _decide(seen: Observation, policy: Policy, state: State, going: int, resting: int) -> tuple[Decision, State]:
     """Return the decision over replicas that serve. `going`: those that were told to go and are still there; `resting`: those that sleep."""
-    state = learn_fleet(state, seen.fleet, seen.time)
     outlook: Outlook | None = None
     if seen.freshness is Freshness.FRESH:
         state = learn(state, seen, policy)
         outlook = look(seen, policy, state)
-        state = replace(state, trend=outlook.trend)
+    else:
+        state = learn_fleet(state, seen.fleet, seen.time)
     if policy.mode in (Mode.MANUAL, Mode.EXTERNAL):
         return _fixed(seen, policy, state, outlook)
     if zero.at_zero(seen, policy) or (outlook is None and zero.waits_for_any(seen)):
@@ -116,7 +120,8 @@ def _fixed(seen: Observation, policy: Policy, state: State, outlook: Outlook | N
         message += f", bounds {policy.min_replicas} to {policy.max_replicas}"
     reason = c.REASON_MANUAL if manual else c.REASON_EXTERNAL
     numbers = outlook.numbers if outlook else Numbers()
-    after = replace(state, calm_since=None, last_need=outlook.need if outlook else 0.0)
+    trend, need = (outlook.trend, outlook.need) if outlook else (state.trend, 0.0)
+    after = replace(state, calm_since=None, last_need=need, trend=trend)
     return _decision(seen, policy, target, reason, message, numbers, target != asked), after
 
 
@@ -147,7 +152,8 @@ def _from_zero(seen: Observation, policy: Policy, state: State, outlook: Outlook
     else:
         reason = c.REASON_IDLE if known else c.REASON_SIGNALS
         message = words.why_asleep(known)
-    after = replace(state, calm_since=None, last_need=0.0, preempting_ticks=0, idle_since=None)
+    trend = outlook.trend if outlook else state.trend
+    after = replace(state, calm_since=None, last_need=0.0, preempting_ticks=0, idle_since=None, trend=trend)
     return _decision(seen, policy, target, reason, message, numbers, _up(need) > policy.max_replicas), after
 
 
@@ -188,15 +194,16 @@ def _choose(fleet: Fleet, policy: Policy, state: State, outlook: Outlook, restin
     if resting and wanted <= current + resting:
         # Who sleeps is woken for what comes until he would be awake, and for no more.
         wanted = max(1, min(current + resting, _up(soon)))
-    state = replace(state, last_need=outlook.need, last_wake_need=outlook.wake_need)
-
     least = max(1, _up(DOWN_MARGIN * outlook.need_throughout))
     if policy.asleep:  # one that goes to sleep is had back sooner than one that is stopped
         least = max(1, _up(DOWN_MARGIN * outlook.wake_need_throughout), least - policy.asleep)
     calm = least < current and wanted <= current and outlook.excess <= 0.0 and state.preempting_ticks == 0
     calm = calm and not outlook.queue_over_objective and not outlook.young
     now = numbers_time(state)
-    state = replace(state, calm_since=(now if state.calm_since is None else state.calm_since) if calm else None)
+    calm_since = (now if state.calm_since is None else state.calm_since) if calm else None
+    state = replace(
+        state, last_need=outlook.need, last_wake_need=outlook.wake_need, calm_since=calm_since, trend=outlook.trend
+    )
 
     if wanted > current:
         text = words.why_up(reason, numbers, start_s, outlook.drain_s, outlook.ttft_allowed_s)
@@ -262,4 +269,5 @@ def _watch(state: State, seen: Observation, outlook: Outlook) -> State:
         rises = (*rises, Rise(now, ready, owed, state.tokens_per_s))[-3:]
     if stuck is not None and now - stuck >= STUCK_S:
         rises, stuck = rises[-1:], None
-    return replace(state, rises=rises, stuck_since=stuck)
+    same = rises is state.rises and stuck == state.stuck_since
+    return state if same else replace(state, rises=rises, stuck_since=stuck)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp, sqrt
+from math import exp, inf, nan, sqrt
 
 from reasonscale.scaling.arrivals import Rate
-from reasonscale.scaling.curve import EDGES, WIDTHS, Curve
+from reasonscale.scaling.curve import EDGES, Curve
 from reasonscale.scaling.types import N_BINS
 
 # Lengths drift while one looks ahead: part of the hazard that is passed on the way is unknown, for all alike.
@@ -53,51 +52,60 @@ class _Sum:
     kv_common: float = 0.0
 
 
-_Cell = tuple[int, float, float]  # bin, tokens into it, share of its width
+_Cell = tuple[int, float]  # bin, tokens into it
 _Grid = dict[float, list[_Cell]]
 
 
 def _cells(made: float, progress: Sequence[float]) -> list[_Cell]:
     """Return where a request that has made so many tokens is in the bins, now and after each progress."""
     cells = []
-    for g in (made, *(made + p for p in progress)):
-        j = bisect_right(EDGES, g) - 1
-        j = j if j < N_BINS else N_BINS - 1
-        u = g - EDGES[j]
-        share = u / WIDTHS[j]
-        cells.append((j, u, share if share < 1.0 else 1.0))
+    for g in (made, *[made + p for p in progress]):
+        j = bisect_right(EDGES, g, 0, N_BINS) - 1
+        cells.append((j, g - EDGES[j]))
     return cells
 
 
-def _running(load: ClassLoad, progress: Sequence[float], sums: Sequence[_Sum], grid: _Grid) -> None:
-    """Add those running. `grid` holds the cells that all classes share: this is the inner loop of a decision."""
-    hazard, rates, doubt, limit = load.curve.hazard, load.curve.rates, load.curve.doubt, load.curve.limit
-    steps = [b - a for a, b in itertools.pairwise(doubt)]
-    rows = []
+def _running(load: ClassLoad, progress: Sequence[float], sums: Sequence[_Sum], grid: _Grid, spread_to: float) -> None:
+    """Add those running. `grid` holds the cells that all classes share: this is the inner loop of a decision.
+
+    Beyond a progress of `spread_to` tokens only means are added.
+    """
+    curve, rows = load.curve, []
+    hazard, rates, doubt, doubt_rates, limit = curve.hazard, curve.rates, curve.doubt, curve.doubt_rates, curve.limit
     for made, count, prompt in load.running:
         cells = grid.get(made)
         if cells is None:
             cells = grid[made] = _cells(made, progress)
-        j, u, share = cells[0]
-        start, start_doubt = hazard[j] + rates[j] * u, doubt[j] + steps[j] * share
-        rows.append((made, count, prompt + made + BLOCK_ROUNDING_TOKENS, cells, start, start_doubt))
+        j, u = cells[0]
+        start, start_doubt = hazard[j] + rates[j] * u, doubt[j] + doubt_rates[j] * u
+        rows.append((count, prompt + made + BLOCK_ROUNDING_TOKENS, limit - made, cells, start, start_doubt))
     for i, (p, total) in enumerate(zip(progress, sums, strict=True), start=1):
         if p <= 0.0:
-            total.inflight += sum(row[1] for row in rows)
-            total.kv += sum(row[1] * row[2] for row in rows)
+            total.inflight += sum([row[0] for row in rows])
+            total.kv += sum([row[0] * row[1] for row in rows])
             continue
         inflight = inflight_var = inflight_common = kv = kv_var = kv_common = 0.0
-        for made, count, held, cells, start, start_doubt in rows:
-            if made + p >= limit:
+        if p > spread_to:
+            for count, held, left, cells, start, _ in rows:
+                if p < left:
+                    j, u = cells[i]
+                    survivors = count * exp(start - hazard[j] - rates[j] * u)
+                    inflight += survivors
+                    kv += survivors * (held + p)
+            total.inflight += inflight
+            total.kv += kv
+            continue
+        for count, held, left, cells, start, start_doubt in rows:
+            if p >= left:
                 continue
-            j, u, share = cells[i]
+            j, u = cells[i]
             passed = hazard[j] + rates[j] * u - start
-            unknown = doubt[j] + steps[j] * share - start_doubt
+            unknown = doubt[j] + doubt_rates[j] * u - start_doubt
             alive = exp(-passed)
             survivors, size = count * alive, held + p
             spread = survivors * (1.0 - alive)
             drift = DRIFT * passed
-            common = survivors * sqrt((unknown if unknown > 0.0 else 0.0) + drift * drift)
+            common = survivors * (sqrt(unknown + drift * drift) if unknown > 0.0 else drift)
             inflight += survivors
             inflight_var += spread
             inflight_common += common
@@ -112,13 +120,17 @@ def _running(load: ClassLoad, progress: Sequence[float], sums: Sequence[_Sum], g
         total.kv_common += kv_common
 
 
-def _waiting(load: ClassLoad, progress: Sequence[float], sums: Sequence[_Sum], seated: float) -> None:
+_At = tuple[float, float, float]  # of a curve: S, its integral, that of u S(u)
+
+
+def _waiting(
+    load: ClassLoad, progress: Sequence[float], at: Sequence[_At], sums: Sequence[_Sum], seated: float
+) -> None:
     """Add those waiting: the share `seated` starts now, the others may still be whole when the time comes."""
     if load.waiting <= 0.0:
         return
     prompt = load.waiting_prompt_tokens / max(1.0, load.waiting) + BLOCK_ROUNDING_TOKENS
-    for p, total in zip(progress, sums, strict=True):
-        s = load.curve.survives(p)
+    for p, (s, _, _), total in zip(progress, at, sums, strict=True):
         free, stuck = load.waiting * seated, load.waiting * (1.0 - seated)
         half = max(prompt + 0.5 * min(p, load.curve.mean), s * (prompt + p))
         total.inflight += free * s + stuck
@@ -127,13 +139,12 @@ def _waiting(load: ClassLoad, progress: Sequence[float], sums: Sequence[_Sum], s
         total.kv_var += (free * s * (1.0 - s) + 0.25 * stuck) * (prompt + p) ** 2
 
 
-def _coming(load: ClassLoad, progress: Sequence[float], sums: Sequence[_Sum], tpot_s: float) -> None:
+def _coming(load: ClassLoad, progress: Sequence[float], at: Sequence[_At], sums: Sequence[_Sum], tpot_s: float) -> None:
     rate = load.rate
     if rate.per_s <= 0.0:
         return
     prompt = (FIRST_PROMPT_TOKENS if rate.prompt_tokens is None else rate.prompt_tokens) + BLOCK_ROUNDING_TOKENS
-    for p, total in zip(progress, sums, strict=True):
-        _, area, moment = load.curve.at(p)
+    for p, (_, area, moment), total in zip(progress, at, sums, strict=True):
         deviation = rate.deviation(p * tpot_s)
         there = tpot_s * area  # in flight for each request per second
         held = tpot_s * (prompt * area + moment)
@@ -147,23 +158,28 @@ def _coming(load: ClassLoad, progress: Sequence[float], sums: Sequence[_Sum], tp
 
 
 def forecast(
-    loads: Sequence[ClassLoad], times_s: Sequence[float], tpot_s: float, z: float, seated: float
-) -> list[Point]:
-    """Return the forecast at each of `times_s`, with `tpot_s` seconds a token and quantiles z deviations up."""
+    loads: Sequence[ClassLoad], times_s: Sequence[float], tpot_s: float, z: float, seated: float,
+    quantiles_to_s: float = inf,
+) -> list[Point]:  # fmt: skip
+    """Return the forecast at each of `times_s`, with `tpot_s` seconds a token and quantiles z deviations up.
+
+    Later than `quantiles_to_s` quantiles are nan: those that nobody looks at took a twentieth of a decision.
+    """
     progress = [t / tpot_s for t in times_s]
     sums = [_Sum() for _ in times_s]
     grid: _Grid = {}
     for load in loads:
-        _running(load, progress, sums, grid)
-        _waiting(load, progress, sums, seated)
-        _coming(load, progress, sums, tpot_s)
+        _running(load, progress, sums, grid, quantiles_to_s / tpot_s)
+        at = [load.curve.at(p) for p in progress]
+        _waiting(load, progress, at, sums, seated)
+        _coming(load, progress, at, sums, tpot_s)
     return [
         Point(
             after_s=t,
             inflight=s.inflight,
-            inflight_high=s.inflight + z * sqrt(s.inflight_var + s.inflight_common**2),
+            inflight_high=s.inflight + z * sqrt(s.inflight_var + s.inflight_common**2) if t <= quantiles_to_s else nan,
             kv_tokens=s.kv,
-            kv_high_tokens=s.kv + z * sqrt(s.kv_var + s.kv_common**2),
+            kv_high_tokens=s.kv + z * sqrt(s.kv_var + s.kv_common**2) if t <= quantiles_to_s else nan,
         )
         for t, s in zip(times_s, sums, strict=True)
     ]
@@ -171,8 +187,8 @@ def forecast(
 
 def owed_tokens(loads: Sequence[ClassLoad]) -> tuple[float, float]:
     """Return the tokens that running and that waiting requests are expected to make yet."""
-    running = sum(count * load.curve.remaining(made) for load in loads for made, count, _ in load.running)
-    queued = sum(load.waiting * load.curve.mean for load in loads)
+    running = sum([load.curve.owed(load.running) for load in loads])
+    queued = sum([load.waiting * load.curve.mean for load in loads])
     return running, queued
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import sqrt
+from functools import lru_cache
+from math import isnan, sqrt
 from statistics import NormalDist
 
 from reasonscale.scaling.arrivals import rate_of
@@ -60,6 +61,12 @@ def curves_of(state: State, policy: Policy) -> dict[str, Curve]:
     }
 
 
+@lru_cache(maxsize=256)
+def _made(limit: float) -> tuple[float, ...]:
+    """Return the tokens that a request of each bin is taken to have made."""
+    return tuple(min(middle, 0.5 * (middle + limit)) if middle < limit else limit - 1.0 for middle in MIDDLES)
+
+
 def loads_of(seen: Observation, state: State, policy: Policy) -> list[ClassLoad]:
     """Return each class's load; `state` has learnt `seen`."""
     curves = curves_of(state, policy)
@@ -67,13 +74,13 @@ def loads_of(seen: Observation, state: State, policy: Policy) -> list[ClassLoad]
     loads = []
     for name, curve in curves.items():
         counts = seen.classes.get(name, nothing)
-        running = []
-        for j, (r, a) in enumerate(zip(counts.reasoning, counts.answering, strict=True)):
-            if r + a > 0.0:
-                made = (
-                    min(MIDDLES[j], 0.5 * (MIDDLES[j] + curve.limit)) if MIDDLES[j] < curve.limit else curve.limit - 1.0
-                )
-                running.append((made, r + a, counts.inflight_prompt_tokens[j] / (r + a)))
+        running = [
+            (made, r + a, prompts / (r + a))
+            for made, r, a, prompts in zip(
+                _made(curve.limit), counts.reasoning, counts.answering, counts.inflight_prompt_tokens, strict=True
+            )
+            if r + a > 0.0
+        ]
         rate = rate_of(state.classes[name].arrivals)
         loads.append(ClassLoad(curve, running, counts.waiting, counts.waiting_prompt_tokens, rate))
     return loads
@@ -116,10 +123,10 @@ def _kv_full_in_s(points: Sequence[Point], room: float | None) -> float | None:
     return None
 
 
-def _near_full(seen: Observation) -> bool:
-    """Tell whether the KV caches are nearly full, as the engines report it."""
-    room = sum(r.kv_capacity_tokens or 0.0 for r in seen.replicas)
-    return room > 0.0 and sum(r.kv_used_tokens for r in seen.replicas) >= NEAR_FULL * room
+def _near_full(seen: Observation, used: float) -> bool:
+    """Tell whether the KV caches, `used` tokens of them, are nearly full, as the engines report it."""
+    room = sum([r.kv_capacity_tokens or 0.0 for r in seen.replicas])
+    return room > 0.0 and used >= NEAR_FULL * room
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,11 +183,12 @@ def look(seen: Observation, policy: Policy, state: State) -> Outlook:
     loads = loads_of(seen, state, policy)
     left, queued = owed_tokens(loads)
     owed = left + queued
-    running = sum(count for load in loads for _, count, _ in load.running)
+    running = sum([count for load in loads for _, count, _ in load.running])
     waiting = sum(load.waiting for load in loads) + (seen.held_requests or 0.0)
     waiting_prompt = sum(load.waiting_prompt_tokens for load in loads)
-    held = sum(count * (made + prompt) for load in loads for made, count, prompt in load.running)
-    kv_now = max(held, sum(r.kv_used_tokens for r in seen.replicas))
+    held = sum([count * (made + prompt) for load in loads for made, count, prompt in load.running])
+    used = sum([r.kv_used_tokens for r in seen.replicas])
+    kv_now = max(held, used)
     free = _seats_free(seen, capacity, waiting, waiting_prompt, kv_now)
     excess = max(0.0, waiting - free)
     seated = min(1.0, free / waiting) if waiting > 0.0 else 1.0
@@ -190,12 +198,13 @@ def look(seen: Observation, policy: Policy, state: State) -> Outlook:
     wake_s = wake_time_s(state, policy) + policy.tick_s if policy.asleep else horizon
     times = sorted({0.0, LOOK_S, 0.5 * horizon, horizon, 2.0 * horizon, far, wake_s})
     z = NormalDist().inv_cdf(min(0.999, max(0.5, policy.objectives.attainment)))
-    points = forecast(loads, times, tpot_s, z, seated)
+    points = forecast(loads, times, tpot_s, z, seated, max(horizon, wake_s))
     soon = points[times.index(LOOK_S)]
     rate = sum(load.rate.per_s for load in loads)
     arrived = sum(counts.arrivals for counts in seen.classes.values())
     trend = judge(state.trend, seen.time, running + waiting, tpot_s, arrived)
-    points = [_outgrown(point, trend.factor(point.after_s)) for point in points]
+    if trend.growth() > 0.0:
+        points = [_outgrown(point, trend.factor(point.after_s)) for point in points]
     trend = expect(trend, seen.time + LOOK_S, soon.inflight, tpot_s, rate)
     at = points[times.index(horizon)]
     prompts = _prompts(loads, step, tpot_s)
@@ -212,6 +221,8 @@ def look(seen: Observation, policy: Policy, state: State) -> Outlook:
         return max(capacity.kv_need(point.kv_tokens), capacity.kv_high_need(point.kv_high_tokens, cautious))
 
     def need_at(point: Point) -> float:
+        if isnan(point.inflight_high):  # `max` would pass over it
+            raise ValueError(f"no quantile is known {point.after_s:g} s ahead")
         return max(pace_need(point), kv_need(point))
 
     def mean_need(point: Point) -> float:
@@ -256,7 +267,7 @@ def look(seen: Observation, policy: Policy, state: State) -> Outlook:
         queue_over_objective=waits.need > 0.0,
         excess=excess,
         young=trend.since is None or seen.time - trend.since < horizon,
-        kv_near_full=_near_full(seen),
+        kv_near_full=_near_full(seen, used),
         trend=trend,
         wake_need=numbers.need_awake,
         wake_need_throughout=need_throughout(wake_s) if policy.asleep else 0.0,

@@ -96,7 +96,12 @@ def learn_wakes(state: State, seen: Observation) -> State:
 
 
 def learn_fleet(state: State, fleet: Fleet, now: float) -> State:
-    """Return the state with the starts that ended since the last look: the oldest are taken to be ready."""
+    """Return the state with the starts that ended since the last look."""
+    return replace(state, fleet=fleet, fleet_time=now, starts_s=_starts(state, fleet, now))
+
+
+def _starts(state: State, fleet: Fleet, now: float) -> tuple[float, ...]:
+    """Return the measured starts with those that ended since the last look: the oldest are taken to be ready."""
     before, starts = state.fleet, state.starts_s
     if before is not None and fleet.ready > before.ready and before.starting_s:
         dt = max(0.0, now - state.fleet_time)
@@ -106,11 +111,11 @@ def learn_fleet(state: State, fleet: Fleet, now: float) -> State:
         starts = (*starts, *(age + dt for age in sorted(before.starting_s, reverse=True)[: max(0, done)]))[
             -MOST_STARTS:
         ]
-    return replace(state, fleet=fleet, fleet_time=now, starts_s=starts)
+    return starts
 
 
 def learn(state: State, seen: Observation, policy: Policy) -> State:
-    """Return the state after a fresh observation. Targets, calm and rises are for `decide` to keep."""
+    """Return the state after a fresh observation, fleet and all. Targets, calm and rises are for `decide` to keep."""
     dt = max(0.0, seen.time - state.time) if state.time is not None else seen.window_s
     classes: dict[str, ClassMemory] = {}
     for name in sorted({*state.classes, *seen.classes}):
@@ -125,13 +130,16 @@ def learn(state: State, seen: Observation, policy: Policy) -> State:
             ),
             unseen_s=unseen,
         )
-    preempted = sum(r.preemptions for r in seen.replicas)
+    preempted = sum([r.preemptions for r in seen.replicas])
     made = sum(c.reasoning_tokens + c.answer_tokens for c in seen.classes.values())
     window = max(seen.window_s, 1e-3)
     old_p, old_t = 0.5 ** (dt / PREEMPTION_HALF_LIFE_S), 0.5 ** (dt / TRAFFIC_HALF_LIFE_S)
     return replace(
         state,
         time=seen.time,
+        fleet=seen.fleet,
+        fleet_time=seen.time,
+        starts_s=_starts(state, seen.fleet, seen.time),
         classes=classes,
         steps=observe(state.steps, seen.replicas, dt),
         preemptions_per_s=old_p * state.preemptions_per_s + (1.0 - old_p) * preempted / window,

@@ -31,13 +31,13 @@ NEIGHBOURS = 5
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Decayed counts of one class: requests that reached a bin, and that ended in it, in three memories."""
+    """Decayed counts of one class: requests that were at risk in a bin, and that ended in it, in three memories."""
 
-    reached_fresh: tuple[float, ...] = NO_BINS
+    risk_fresh: tuple[float, ...] = NO_BINS
     ended_fresh: tuple[float, ...] = NO_BINS
-    reached_short: tuple[float, ...] = NO_BINS
+    risk_short: tuple[float, ...] = NO_BINS
     ended_short: tuple[float, ...] = NO_BINS
-    reached_long: tuple[float, ...] = NO_BINS
+    risk_long: tuple[float, ...] = NO_BINS
     ended_long: tuple[float, ...] = NO_BINS
 
 
@@ -45,15 +45,19 @@ def remember(lengths: Lengths, counts: ClassCounts | None, dt_s: float) -> Lengt
     """Return the memory `dt_s` seconds later, with the increments of `counts` added."""
     fresh = 0.5 ** (dt_s / FRESH_HALF_LIFE_S)
     short, long = 0.5 ** (dt_s / SHORT_HALF_LIFE_S), 0.5 ** (dt_s / LONG_HALF_LIFE_S)
-    reached, ended = (counts.reached, counts.ended) if counts else (NO_BINS, NO_BINS)
+    risk, ended = (_at_risk(counts.reached, counts.ended), counts.ended) if counts else (NO_BINS, NO_BINS)
     return Lengths(
-        reached_fresh=tuple(x * fresh + r for x, r in zip(lengths.reached_fresh, reached, strict=True)),
-        ended_fresh=tuple(x * fresh + e for x, e in zip(lengths.ended_fresh, ended, strict=True)),
-        reached_short=tuple(x * short + r for x, r in zip(lengths.reached_short, reached, strict=True)),
-        ended_short=tuple(x * short + e for x, e in zip(lengths.ended_short, ended, strict=True)),
-        reached_long=tuple(x * long + r for x, r in zip(lengths.reached_long, reached, strict=True)),
-        ended_long=tuple(x * long + e for x, e in zip(lengths.ended_long, ended, strict=True)),
+        risk_fresh=_faded(lengths.risk_fresh, fresh, risk),
+        ended_fresh=_faded(lengths.ended_fresh, fresh, ended),
+        risk_short=_faded(lengths.risk_short, short, risk),
+        ended_short=_faded(lengths.ended_short, short, ended),
+        risk_long=_faded(lengths.risk_long, long, risk),
+        ended_long=_faded(lengths.ended_long, long, ended),
     )
+
+
+def _faded(counts: tuple[float, ...], keep: float, more: Sequence[float]) -> tuple[float, ...]:
+    return tuple([x * keep + m for x, m in zip(counts, more, strict=True)])
 
 
 def _at_risk(reached: Sequence[float], ended: Sequence[float]) -> list[float]:
@@ -78,27 +82,21 @@ def _add_older(
             wide += n * q * (1.0 - q) * (1.0 + n / (old_n + 1.0))
         surprise.append(at)
         spread.append(wide)
-    for j, (low, high) in enumerate(_AROUND):
-        old_d, old_n = older_ended[j], older_risk[j]
+    for j, ((low, high), old_d, old_n) in enumerate(zip(_AROUND, older_ended, older_risk, strict=True)):
         if old_n > 0.0:
-            gap = surprise[high] - surprise[low]
-            z2 = gap * gap / (spread[high] - spread[low] + 1.0)
-            trust = 1.0 if z2 <= 4.0 else exp((4.0 - z2) / 3.0)
+            gap, wide = surprise[high] - surprise[low], spread[high] - spread[low] + 1.0
+            trust = 1.0 if gap * gap <= 4.0 * wide else exp((4.0 - gap * gap / wide) / 3.0)
             ended[j] += trust * old_d
             risk[j] += trust * old_n
 
 
 def evidence(lengths: Lengths) -> tuple[list[float], list[float]]:
     """Return, for each bin, the requests that ended in it and those at risk in it, old ones trusted while they fit."""
-    ended, risk = list(lengths.ended_fresh), _at_risk(lengths.reached_fresh, lengths.ended_fresh)
-    newer_ended, newer_risk = lengths.ended_fresh, risk[:]
-    for reached_all, ended_all in (
-        (lengths.reached_short, lengths.ended_short),
-        (lengths.reached_long, lengths.ended_long),
-    ):
-        risk_all = _at_risk(reached_all, ended_all)
-        older_ended = [max(0.0, a - b) for a, b in zip(ended_all, newer_ended, strict=True)]
-        older_risk = [max(d, a - b) for d, a, b in zip(older_ended, risk_all, newer_risk, strict=True)]
+    newer_ended, newer_risk = lengths.ended_fresh, lengths.risk_fresh
+    ended, risk = list(newer_ended), list(newer_risk)
+    for risk_all, ended_all in ((lengths.risk_short, lengths.ended_short), (lengths.risk_long, lengths.ended_long)):
+        older_ended = [a - b if a > b else 0.0 for a, b in zip(ended_all, newer_ended, strict=True)]
+        older_risk = [a - b if a - b > d else d for d, a, b in zip(older_ended, risk_all, newer_risk, strict=True)]
         _add_older(ended, risk, older_ended, older_risk)
         newer_ended, newer_risk = ended_all, risk_all
     return ended, risk
@@ -130,7 +128,7 @@ def ratios(
             d, n = ended[j], risk[j]
             if n > 0.0:
                 seen += d
-                expected += max(0.0, n - 0.5 * d) * priors[name][j]
+                expected += (n - 0.5 * d if n > 0.5 * d else 0.0) * priors[name][j]
         ratio = (seen + POOLED_PRIOR_EVENTS * carried) / (expected + POOLED_PRIOR_EVENTS)
         ratio = min(RATIO_BOUND, max(1.0 / RATIO_BOUND, ratio))
         out.append(ratio)
@@ -143,14 +141,13 @@ def curve_of(
 ) -> Curve:
     """Return a class's curve: its own counts, drawn to the prior as all classes together have corrected it."""
     hazards, doubts = [], []
-    ended, risk = found
-    for j in range(N_BINS):
-        q0 = 1.0 - exp(-min(5.0, prior[j] * ratio[j]))
-        d = ended[j] + CLASS_PRIOR_REQUESTS * q0
-        n = risk[j] + CLASS_PRIOR_REQUESTS
-        q = min(d / n, 0.995)
-        h = -log1p(-q)
-        hazards.append(h)
+    for ended, risk, expected, times in zip(*found, prior, ratio, strict=True):
+        hazard = expected * times
+        q0 = 1.0 - exp(-hazard if hazard < 5.0 else -5.0)
+        n = risk + CLASS_PRIOR_REQUESTS
+        q = (ended + CLASS_PRIOR_REQUESTS * q0) / n
+        q = q if q < 0.995 else 0.995
+        hazards.append(-log1p(-q))
         # Delta method on -log(1 - q) with q of variance q (1 - q) / n.
         doubts.append(q / ((1.0 - q) * n))
     return curve_from(hazards, doubts, limit)

@@ -36,7 +36,8 @@ def watch(state: State, seen: Observation) -> State:
         and sum(c.arrivals for c in seen.classes.values()) == 0.0
     )
     since = seen.time if state.idle_since is None else state.idle_since
-    return replace(state, idle_since=since if nothing else None)
+    idle_since = since if nothing else None
+    return state if idle_since == state.idle_since else replace(state, idle_since=idle_since)
 
 
 def may_sleep(state: State, policy: Policy, now: float) -> float | None:

@@ -183,7 +183,7 @@ class Cluster:
         self._req[e.PROMPT], self._req[e.OUTPUT] = work.prompt_tokens, work.reasoning_tokens + work.answer_tokens
         self._req[e.REASONING], self._req[e.CLASS] = work.reasoning_tokens, work.cls
         # Requests that never fit an empty KV cache, and those that the gate sends away.
-        self.refused: Flags = self._req[e.PROMPT] + self._req[e.OUTPUT] - 1 > self._blocks * profile.block_tokens
+        self.refused: Flags = profile.too_long(self._req[e.PROMPT], self._req[e.OUTPUT])
         self.arrival_s = work.arrival_s.copy()
         self.first_s, self.last_s = np.full(n, np.nan), np.full(n, np.nan)
         self._ended = np.zeros(n + 1, dtype=np.int64)

@@ -296,7 +296,7 @@ def replay(
         last_s=last,
         made_tokens=req[MADE].copy(),
         preempted=req[PREEMPTED].copy(),
-        refused=np.asarray(prompt_tokens + output_tokens - 1 > blocks * profile.block_tokens),
+        refused=profile.too_long(prompt_tokens, output_tokens),
         end_s=float(end),
         steps=int(state[STEPS]),
         computed_tokens=int(state[COMPUTED]),

@@ -73,6 +73,10 @@ class Profile:
             self.attention_ms_per_pair / 1e3,
         )
 
+    def too_long(self, prompt_tokens: npt.NDArray[Any], output_tokens: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Tell which requests never fit an empty KV cache; the last token needs no place in it."""
+        return np.asarray(prompt_tokens + output_tokens - 1 > self.kv_tokens // self.block_tokens * self.block_tokens)
+
     def step_time(self) -> StepTime:
         """Return the least-squares `a + b*B + c*K` (s), and s per prompt token, as `scaling` takes them for a prior."""
         points = np.array(self.decode, dtype=np.float64)

@@ -61,7 +61,8 @@ class Outcome:
     good_tokens: int
     preempted: int
     preemptions: int
-    refused: int
+    refused: int  # by the gate, or longer than a replica's KV cache
+    too_long: int  # of those
     unfinished: int
     replica_s: float
     asleep_s: float  # of it, in which they slept
@@ -102,6 +103,7 @@ class Outcome:
             "preempted_per_1000": round(1000.0 * self.preempted / len(self.e2e_s), 4),
             "preemptions": self.preemptions,
             "refused": self.refused,
+            "refused_too_long": self.too_long,
             "unfinished": self.unfinished,
             "scale_ups": self.ups,
             "scale_downs": self.downs,
@@ -270,6 +272,7 @@ def _outcome(
         preempted=int((cluster.preempted[came] > 0).sum()),
         preemptions=int(cluster.preempted.sum()),
         refused=int(refused.sum()),
+        too_long=int(profile.too_long(prompt, output).sum()),
         unfinished=int((np.isnan(last) & ~refused).sum()) + never,
         asleep_s=cluster.asleep_s,
         wakes=cluster.wakes,

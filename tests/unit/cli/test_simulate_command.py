@@ -163,3 +163,19 @@ def test_help_says_what_is_required(capsys):
     said = " ".join(capsys.readouterr().out.split())
     assert "--trace STR Required:" in said
     assert "--profile STR Required:" in said
+
+
+def test_who_is_too_long_and_who_came_too_late_are_told_apart(tmp_path, capsys):
+    path, out = tmp_path / "t.jsonl", tmp_path / "out.json"
+    # Seats for 256, and chains of more than a minute.
+    crowd = [{"t": 0.1 * i, "input": 500, "reasoning": 2000, "answer": 20} for i in range(2000)]
+    path.write_text(
+        "".join(json.dumps(row) + "\n" for row in [{"t": 0, "input": 300_000, "reasoning": 9, "answer": 9}, *crowd])
+    )
+    assert run(["simulate", "--trace", str(path), *GPU, "--replicas", "1:1", "--json", str(out)]) == 0
+    figures, text = json.loads(out.read_text()), capsys.readouterr().out
+    assert figures["refused_too_long"] == 1
+    late = figures["refused"] - 1
+    assert late > 100
+    assert "refused 1 requests that are longer than a replica's KV cache" in text
+    assert f"refused {late:,} requests that could not have started in time" in text

@@ -277,3 +277,11 @@ def test_whatever_comes(asleep: int, load: list[tuple[float, int]], number: int)
         assert fleet.target >= decision.target + len(decision.asleep)
         assert fleet.target <= 6
     assert [had for _, had in fleet.stopped if had] == []
+
+
+def test_a_wake_that_takes_longer_than_a_start_is_looked_ahead_to_as_well():
+    policy = replace(ONE_SLEEPS, start_prior_s=30.0, wake_prior_s=300.0)
+    seen = Replicas(3, policy).seen(arrivals=40.0, freshness=Freshness.FRESH, made=100)
+    numbers = decide(seen, policy, State.new())[0].numbers
+    assert numbers.wake_horizon_s == 305.0
+    assert numbers.need_awake > numbers.need_kv > 0.0

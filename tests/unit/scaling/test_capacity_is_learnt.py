@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf, isnan
 
 import numpy as np
 import pytest
@@ -159,7 +160,21 @@ def test_those_who_find_no_seat_are_counted_whole_at_the_horizon():
     load = ClassLoad(curve, [], waiting=20.0, waiting_prompt_tokens=600.0, rate=rate_of(Arrivals()))
     (seated,), (stuck,) = (forecast([load], [60.0], 0.04, 1.6, share) for share in (1.0, 0.0))
     assert stuck.inflight == 20.0
-    assert seated.inflight == pytest.approx(20.0 * curve.survives(1500.0))
+    assert seated.inflight == pytest.approx(20.0 * curve.at(1500.0)[0])
+
+
+def test_quantiles_that_nobody_asks_for_are_unknown_and_change_no_mean():
+    curve = curve_from([0.5] * N_BINS, [0.01] * N_BINS, 65_536.0)
+    load = ClassLoad(
+        curve, [(100.0, 8.0, 50.0), (900.0, 3.0, 80.0)], 2.0, 300.0, rate_of(add(Arrivals(), 40.0, 9e3, 60.0))
+    )
+    times = [0.0, 30.0, 60.0, 400.0]
+    all_of_them, some = (forecast([load], times, 0.04, 1.6, 1.0, to) for to in (inf, 30.0))
+    for whole, part in zip(all_of_them, some, strict=True):
+        assert (part.inflight, part.kv_tokens) == pytest.approx((whole.inflight, whole.kv_tokens), rel=1e-12)
+        known = (whole.inflight_high, whole.kv_high_tokens)
+        found = (part.inflight_high, part.kv_high_tokens)
+        assert found == known if part.after_s <= 30.0 else all(isnan(x) for x in found)
 
 
 def test_a_crowd_of_five_times_is_seen_within_three_ticks():

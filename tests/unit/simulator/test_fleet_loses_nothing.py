@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.simulator.scenes import PROFILE
 
-from reasonscale.simulator import bounds, policies, workload
+from reasonscale.simulator import bounds, policies, traces, workload
 from reasonscale.simulator.cluster import Cluster
 from reasonscale.simulator.engine import replay
 from reasonscale.simulator.router import ROUTERS
@@ -170,7 +170,7 @@ def test_nothing_is_below_the_lower_bound(seed):
 
 
 def test_who_knows_the_future_needs_no_more_than_ours():
-    work = workload.between(workload.load("cot-shift"), 3300.0, 4500.0)
+    work = workload.between(traces.load("cot-shift"), 3300.0, 4500.0)
     profile, options = policies_profile(), Options()
     ours = run(work, profile, policies.make("reasonscale", setting_of(work, profile, options)), options)
     best = bounds.clairvoyant(work, profile, options)
@@ -187,7 +187,7 @@ def policies_profile():
 def test_chains_that_grow_are_met_by_the_trend_of_the_forecast(monkeypatch):
     from reasonscale.scaling import trend
 
-    work, profile, options = workload.load("cot-shift"), policies_profile(), Options()
+    work, profile, options = traces.load("cot-shift"), policies_profile(), Options()
 
     def attained() -> float:
         return run(work, profile, policies.make("reasonscale", setting_of(work, profile, options)), options).attainment

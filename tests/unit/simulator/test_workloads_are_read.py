@@ -8,8 +8,10 @@ import json
 import numpy as np
 import pytest
 
-from reasonscale.simulator import workload
-from reasonscale.simulator.workload import BadWorkload, between, load, scaled
+from reasonscale.simulator import servegen as from_servegen
+from reasonscale.simulator import synthetic
+from reasonscale.simulator.traces import load
+from reasonscale.simulator.workload import BadWorkload, between, scaled
 
 
 def test_our_own_format_as_lines_and_as_csv_zipped_or_not(tmp_path):
@@ -132,13 +134,13 @@ def servegen(folder, clients=6):
 
 
 def test_servegen_keeps_its_rate_its_lengths_and_its_clients_apart(tmp_path):
-    found = workload.servegen(servegen(tmp_path))
+    found = from_servegen.sample(servegen(tmp_path))
     assert len(found.arrival_s) == pytest.approx(3600 * sum(0.5 + 0.1 * n for n in range(6)), rel=0.1)
     assert found.classes == ("chunk-5", "chunk-4", "chunk-3", "other")
     assert set(found.output_tokens[found.cls == 0]) == {600}
     assert found.prompt_tokens.mean() == pytest.approx(20, rel=0.05)
     assert (found.reasoning_tokens == found.output_tokens // 2).all()
-    again = workload.servegen(tmp_path)
+    again = from_servegen.sample(tmp_path)
     assert (again.arrival_s == found.arrival_s).all()
 
 
@@ -149,13 +151,13 @@ def test_lengths_may_come_from_another_folder(tmp_path):
     for path in (tmp_path / "a").glob("*.json"):
         path.unlink()
     with pytest.raises(BadWorkload, match=r"chunk-0-dataset\.json is missing"):
-        workload.servegen(tmp_path / "a")
-    found = workload.servegen(tmp_path / "a", lengths=servegen(tmp_path / "b"))
+        from_servegen.sample(tmp_path / "a")
+    found = from_servegen.sample(tmp_path / "a", lengths=servegen(tmp_path / "b"))
     weights = np.array([0.5 + 0.1 * n for n in range(6)])
     assert found.output_tokens.mean() == pytest.approx((weights * 100 * np.arange(1, 7)).sum() / weights.sum(), rel=0.1)
 
 
-@pytest.mark.parametrize("name", [n for n in workload.BUILT_IN if n != "r1-day"])
+@pytest.mark.parametrize("name", [n for n in synthetic.BUILT_IN if n != "r1-day"])
 def test_built_in_workloads_are_the_same_for_a_seed_and_in_order(name):
     one, two, other = load(name), load(name), load(name, seed=2)
     known = one.arrival_s >= 0
@@ -189,7 +191,35 @@ def test_scale_and_time_scale_and_a_stretch_of_time():
     part = between(found, 600.0, 1200.0)
     assert part.arrival_s[0] >= 0.0
     assert part.arrival_s[-1] < 600.0
-    with pytest.raises(BadWorkload, match="closed loop"):
-        scaled(load("agents"), rate=2.0)
     with pytest.raises(BadWorkload, match="holds no request from"):
         between(found, 1e6, 2e6)
+
+
+def _steps(work):
+    """Return what each user sends: prompts and outputs of the steps, with what is thought between them."""
+    users = []
+    for first in np.flatnonzero(work.arrival_s >= 0.0):
+        r, steps = int(first), []
+        while r >= 0:
+            steps.append((int(work.prompt_tokens[r]), int(work.output_tokens[r]), float(work.think_s[r])))
+            r = int(work.follower[r])
+        users.append(tuple(steps))
+    return users
+
+
+def test_a_closed_loop_is_scaled_and_cut_by_whole_users():
+    found = load("agents")
+    users = _steps(found)
+    for times in (0.4, 1.0, 2.0, 2.5):
+        some = scaled(found, rate=times)
+        assert len(some.arrival_s) == sum(len(steps) for steps in _steps(some))
+        assert set(_steps(some)) <= set(users)
+        assert len(_steps(some)) == pytest.approx(times * 900, rel=0.1)
+        known = some.arrival_s[some.arrival_s >= 0.0]
+        assert (np.diff(known) >= 0.0).all()
+        assert (some.arrival_s[: len(known)] >= 0.0).all()
+    part = between(found, 600.0, 1200.0)
+    assert _steps(part) == [steps for steps, t in zip(users, found.arrival_s, strict=False) if 600.0 <= t < 1200.0]
+    whole = between(found, 0.0, float("inf"))
+    for field in ("arrival_s", "prompt_tokens", "follower", "think_s"):
+        assert (getattr(whole, field) == getattr(found, field)).all()
