@@ -86,11 +86,12 @@ class Entrance:
         if self.gate.crowded:
             ticket.key = key()
         refusal = self.gate.ask(ticket, time.monotonic())
-        if refusal is not None:
-            return refusal
         tags = {_MODEL: self.settings.model, _CLS: ticket.cls}
         self._classes.add(ticket.cls)
-        self._told.entered.inc(tags=tags)
+        if not ticket.again:
+            self._told.entered.inc(tags=tags)
+        if refusal is not None:
+            return refusal
         going = self._going[ticket] = asyncio.get_running_loop().create_future()
         self._send()
         try:

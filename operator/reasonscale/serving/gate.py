@@ -55,6 +55,7 @@ class Ticket:
     seats: int = 1
     # While the model slept: it has waited by other limits than the queue's, and is refused no more.
     accepted: bool = False
+    again: bool = False  # it was refused before and comes back: no new demand
     made: Callable[[], int] | None = None  # tokens so far; None: not told before its end
     arrived_s: float = 0.0
     sent_s: float | None = None
@@ -149,6 +150,7 @@ class Gate:
         ticket.arrived_s, ticket.cost = now, ticket.seats * mean + PROMPT_COST * ticket.prompt_tokens
         held = len(self.running) + len(self.waiting)
         booking = self.bookings.find(ticket.key) if ticket.key else None
+        ticket.again = booking is not None
         full = held >= self.rules.most_held
         if not ticket.accepted and (full or not self._servable(ticket, booking, now)):
             return Refusal(self._book(ticket, booking, now, full), held, full)

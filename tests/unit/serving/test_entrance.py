@@ -143,3 +143,7 @@ async def test_a_refusal_waits_for_nothing(metrics: Metrics) -> None:
     refusal = await gate.enter(Ticket("low"), key)
     assert refusal is not None
     assert refusal.retry_after_s > 1
+    assert metrics.values[c.M_GATE_ENTERED, "low"] == 2  # it is asked for, and the scaler sees it
+    assert await gate.enter(Ticket("low"), key) is not None  # the same again, too early
+    assert metrics.values[c.M_GATE_ENTERED, "low"] == 2
+    assert metrics.values[c.M_GATE_SENT, "low"] == 1

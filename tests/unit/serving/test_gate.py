@@ -55,6 +55,15 @@ def test_who_comes_back_when_told_is_let_in(seed: int) -> None:
     assert high([a.waited_s for a in asked if a.sent_s is not None]) <= 1.3 * RULES.max_queue_s
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_what_is_asked_for_is_counted_once_however_often_it_comes_back(seed: int) -> None:
+    world = World(RULES)
+    asked = load(world, 3.0, 120.0, seed=seed, back=True)
+    tries = sum(a.tries for a in asked)
+    assert tries > 1.2 * len(asked)
+    assert world.new_asks == pytest.approx(len(asked), rel=0.03)
+
+
 def test_with_two_ingresses_each_takes_its_share_and_those_that_come_back_are_let_in() -> None:
     rules = Rules(seats=32, max_queue_s=6.0, tpot_s=0.1, expected={"a": MEAN})
     world = World(rules, gates=2)
