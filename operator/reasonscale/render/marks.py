@@ -68,6 +68,13 @@ def replicas_of(service: dict[str, Any]) -> int:
     return number_of(app_of(service)["deployments"][0])
 
 
+def emptied_of(service: dict[str, Any]) -> tuple[str, ...]:
+    """Return the engine's replicas that a RayService has emptied."""
+    deployments = app_of(service)["deployments"]
+    told = [(deployment.get("user_config") or {}).get(EMPTIED, {}) for deployment in deployments]
+    return tuple(replica for names in told for replica in names.get(deployments[0]["name"], ()))
+
+
 def app_hashed(service: dict[str, Any]) -> dict[str, Any]:
     """Return the application without its deployments, which alone change in place."""
     return {k: v for k, v in app_of(service).items() if k != "deployments"}
