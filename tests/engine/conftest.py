@@ -39,6 +39,7 @@ class Service:
     config: dict[str, Any]  # Serve's whole config, as it was put last
     port: int
     access_log: Path
+    _handle: Any = None  # kept: a new one hears of the replicas first, which takes a second where others work beside
 
     @property
     def url(self) -> str:
@@ -122,12 +123,16 @@ class Service:
             assert time.monotonic() < deadline, f"{there} run after {within_s:.0f} s"
             time.sleep(0.5)
 
-    def ledger(self) -> dict[str, Any]:
-        """Return one replica's ledger, asked directly."""
+    def handle(self) -> Any:
+        """Return what calls the model's replicas directly."""
         from ray import serve
 
-        handle = serve.get_deployment_handle(self.deployment, self.app)
-        found = handle.ledger.remote().result(timeout_s=60)
+        self._handle = self._handle or serve.get_deployment_handle(self.deployment, self.app)
+        return self._handle
+
+    def ledger(self) -> dict[str, Any]:
+        """Return one replica's ledger, asked directly."""
+        found = self.handle().ledger.remote().result(timeout_s=60)
         assert isinstance(found, dict)
         return found
 
@@ -145,10 +150,7 @@ class Service:
 
     def ledgers(self) -> list[dict[str, Any]]:
         """Return the ledger of each replica that runs."""
-        from ray import serve
-
-        handle = serve.get_deployment_handle(self.deployment, self.app)
-        return list(handle.broadcast("ledger").results(timeout_s=60))
+        return list(self.handle().broadcast("ledger").results(timeout_s=60))
 
     def wait_all_idle(self, within_s: float = 60.0) -> None:
         """Wait until no ledger of any replica has a row left: one that drifts never gets there."""
