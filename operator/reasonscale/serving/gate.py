@@ -161,7 +161,11 @@ class Gate:
 
     def _servable(self, ticket: Ticket, booking: Booking | None, now: float) -> bool:
         """Tell whether a request will start within the longest queue, nineteen times in twenty."""
-        if self.room >= sum(t.seats for t in self.waiting) + ticket.seats:
+        before = [t.seats for t in self.waiting]
+        if self.room < sum(before) + ticket.seats and self._light(ticket.cls, now):
+            # The free seats, those that are kept included, are for classes below their share, whoever else waits.
+            before = [t.seats for t in self.waiting if self._light(t.cls, now)]
+        if self.room >= sum(before) + ticket.seats:
             return True
         longest = self.rules.max_queue_s
         if booking is None:

@@ -194,6 +194,21 @@ def test_one_that_floods_leaves_the_others_their_first_token() -> None:
     assert busy > 0.93
 
 
+def test_who_is_below_his_share_is_let_in_where_a_seat_is_kept_for_him_however_many_others_wait() -> None:
+    gate = Gate(Rules(seats=40, max_queue_s=0.3, tpot_s=0.1, expected={"few": MEAN, "flood": MEAN}))
+    first = Ticket("few")
+    assert gate.ask(first, 0.0) is None
+    assert gate.due(0.0) == [first]
+    gate.leave(first, 1.0, 10)
+    while gate.ask(Ticket("flood"), 1.0) is None:
+        gate.due(1.0)
+    assert (len(gate.running), gate.room) == (38, 2)  # two are kept
+    assert len(gate.waiting) == 2
+    few = Ticket("few")
+    assert gate.ask(few, 1.0) is None
+    assert gate.due(1.0) == [few]
+
+
 def test_a_class_alone_has_all_seats() -> None:
     world = World(Rules(seats=64, max_queue_s=5.0, expected={"a": MEAN}), replicas=1)
     asked = [world.ask("a", 100) for _ in range(64)]
