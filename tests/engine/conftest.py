@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from reasonscale.api.load import load_models, parse
 from reasonscale.api.resolve import Resolved, resolve
 from reasonscale.local.ray_node import RAY_ENV, RayNode, free_port, start_ray
 from reasonscale.local.serve_api import AppState, ServeApi
+from reasonscale.render.context import RAY_ENGINE
 from reasonscale.serving.access_log import ENV as ACCESS_LOG
 from reasonscale.serving.config import INGRESS, deployment_name, serve_app, serve_config
 
@@ -31,6 +36,43 @@ READY_WITHIN_S = 240.0
 
 
 @dataclass(slots=True)
+class Nodes:
+    """Ray nodes of this machine beside the head, each with room for so many engines; processes of our own."""
+
+    there: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)  # by Ray's id of the node
+
+    def add(self, engines: int) -> str:
+        """Start a node; return its id."""
+        import ray
+
+        before = {node["NodeID"] for node in ray.nodes()}
+        command = [
+            sys.executable, "-m", "ray.scripts.scripts", "start", "--address", ray.get_runtime_context().gcs_address, "--block",
+            "--node-ip-address", "127.0.0.1", "--num-cpus", "16", "--resources", json.dumps({RAY_ENGINE: engines}),
+            "--object-store-memory", "100000000", "--dashboard-agent-listen-port", str(free_port()),
+            "--metrics-export-port", str(free_port()),
+        ]  # fmt: skip
+        started = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60.0
+        while not (new := {node["NodeID"] for node in ray.nodes() if node["Alive"]} - before):
+            assert started.poll() is None, f"the node ended with {started.poll()}"
+            assert time.monotonic() < deadline, "the node did not come"
+            time.sleep(0.2)
+        [found] = new
+        self.there[found] = started
+        return str(found)
+
+    def kill(self, node: str) -> None:
+        """Kill all processes of a node at once."""
+        gone = self.there.pop(node)
+        doomed = [*psutil.Process(gone.pid).children(recursive=True), psutil.Process(gone.pid)]
+        for process in doomed:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        gone.wait()
+
+
+@dataclass(slots=True)
 class Service:
     """The bundled model, served here."""
 
@@ -39,6 +81,7 @@ class Service:
     config: dict[str, Any]  # Serve's whole config, as it was put last
     port: int
     access_log: Path
+    nodes: Nodes
     _handle: Any = None  # kept: a new one hears of the replicas first, which takes a second where others work beside
 
     @property
@@ -102,12 +145,18 @@ class Service:
 
     def pids_of(self, deployment: str) -> dict[str, int]:
         """Return the process of each of a deployment's replicas that run."""
+        return {r["replica_id"]: r["pid"] for r in self._running(deployment)}
 
+    def nodes_of(self, deployment: str) -> dict[str, str]:
+        """Return the Ray node of each of a deployment's replicas that run."""
+        return {r["replica_id"]: r["node_id"] for r in self._running(deployment)}
+
+    def _running(self, deployment: str) -> list[dict[str, Any]]:
         async def details(api: ServeApi) -> Any:
             return (await api._call("GET")).json()
 
         found = self.call(details)["applications"][self.app]["deployments"][deployment]["replicas"]
-        return {r["replica_id"]: r["pid"] for r in found if r["state"] == "RUNNING"}
+        return [r for r in found if r["state"] == "RUNNING"]
 
     def wait_replicas(self, number: int, within_s: float = READY_WITHIN_S, but: frozenset[str] = frozenset()) -> None:
         """Wait until so many replicas run, none of `but` among them."""
@@ -172,8 +221,12 @@ class Service:
 def serving(
     log: Path, replicas: int = 1, env: dict[str, str] | None = None, ingress_replicas: int = 1, drain_s: float = 1800.0,
     scaling: dict[str, Any] | None = None, args: dict[str, str] | None = None, keep_alive_s: int = 90, folder: Path | None = None,
+    engines_on: tuple[int, ...] = (),
 ) -> Iterator[Service]:  # fmt: skip
-    """Start Ray and so many replicas of the bundled model, or of one in a folder, with other scaling and engine arguments; stop both at the end."""
+    """Start Ray and so many replicas of the bundled model, or of one in a folder, with other scaling and engine arguments; stop both at the end.
+
+    `engines_on`: they run on nodes beside the head, one for each number, with room for so many.
+    """
     model = load_models(EXAMPLE)[0]
     document = model.model_dump(by_alias=True, mode="json", exclude_unset=True)
     if scaling is not None:
@@ -183,20 +236,24 @@ def serving(
     model = parse(document, EXAMPLE.parent)
     model.spec.engine.args.update(args or {})
     resolved = replace(resolve(model, EXAMPLE.parent), drain_s=drain_s)
-    node = start_ray()
+    node, nodes = start_ray(), Nodes()
     try:
+        for engines in engines_on:
+            nodes.add(engines)
         app = serve_app(
             [resolved], {resolved.name: replicas}, local=True, env=env, ingress_env={ACCESS_LOG: str(log)},
-            ingress_replicas=ingress_replicas,
+            ingress_replicas=ingress_replicas, engine_resources={RAY_ENGINE: 1} if engines_on else None,
         )  # fmt: skip
         port = free_port()
-        found = Service(node, resolved, {}, port, log)
+        found = Service(node, resolved, {}, port, log, nodes)
         config = serve_config(app, host="127.0.0.1", port=port)
         config["http_options"]["keep_alive_timeout_s"] = keep_alive_s
         found.put(config)
         yield found
     finally:
         node.stop()
+        for each in list(nodes.there):
+            nodes.kill(each)
 
 
 @pytest.fixture(scope="session")
