@@ -142,14 +142,13 @@ async def test_a_class_that_sends_ten_times_the_others_tokens_leaves_them_their_
     async with Clients(crowd.url, crowd.model) as clients:
         began = time.monotonic()
         flood = asyncio.create_task(
-            clients.open(10 * few_per_s * each / capacity[1], 75.0, 5, lambda rng: clients.ask(question(rng), "flood"))
+            clients.open(10 * few_per_s * each / capacity[1], 120.0, 5, lambda rng: clients.ask(question(rng), "flood"))
         )
-        tasks = await clients.open(
-            few_per_s, 25.0, 7, few(clients)
-        )  # they ask all the time, and are counted from here on
+        # They ask all the time, and are counted when the flood's first wave, all seats taken at once, has come apart.
+        tasks = await clients.open(few_per_s, 40.0, 7, few(clients))
         before = len([g for g in clients.got if g.cls == "few"])
-        tasks += await clients.open(few_per_s, 50.0, 4, few(clients))
-        tokens_per_s = rate(clients.got, began + 25.0, began + 75.0)
+        tasks += await clients.open(few_per_s, 80.0, 4, few(clients))
+        tokens_per_s = rate(clients.got, began + 40.0, began + 120.0)
         beside = [g for g in clients.got if g.cls == "few"][before:]
         await ended([*tasks, *await flood])
     nothing_wrong([*alone, *beside])
