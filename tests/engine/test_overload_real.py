@@ -79,7 +79,7 @@ def empty_at(crowd: Any) -> float:
     deadline = time.monotonic() + 20.0
     while rows := crowd.ledger()["rows"]:
         assert time.monotonic() < deadline, rows
-        time.sleep(0.02)
+        time.sleep(0.1)
     return time.monotonic()
 
 
@@ -204,6 +204,7 @@ async def test_two_hundred_clients_that_go_away_are_gone_from_the_engine_within_
                 await asyncio.sleep(0.2)
             there = await asyncio.to_thread(crowd.ledger)
             assert len(there["rows"]) == SEATS  # the others wait at the gate
+            before = sum(t["arrivals"] for t in there["totals"].values())
             for task in tasks:
                 task.cancel()
             went, went_s = time.monotonic(), time.time()
@@ -211,6 +212,8 @@ async def test_two_hundred_clients_that_go_away_are_gone_from_the_engine_within_
             await asyncio.gather(*tasks, return_exceptions=True)
             closed = time.monotonic() - went
             took = await emptied - went
+        after_all = await asyncio.to_thread(crowd.ledger)
+        doomed = sum(t["arrivals"] for t in after_all["totals"].values()) - before
         # And a request that comes then is served at once: no seat is held by one that is gone.
         async with Clients(crowd.url, crowd.model) as clients:
             after = await asyncio.gather(*(clients.ask("12+34") for _ in range(8)))
@@ -221,11 +224,11 @@ async def test_two_hundred_clients_that_go_away_are_gone_from_the_engine_within_
     known = max(entry["time"] + entry["e2e_s"] for entry in gone) - went_s
     print(
         f"{SEATS} streams and {200 - SEATS} that waited went away: connections closed after {closed:.2f} s, the ingress knew of the last "
-        f"after {known:.2f} s, the ledger was empty after {took:.2f} s"
+        f"after {known:.2f} s, the ledger was empty after {took:.2f} s; {doomed} more had begun meanwhile"
     )
     nothing_wrong(after)
     assert len(gone) == 200
-    assert took <= 1.0 + 2.0  # to see it takes a call through Serve, and this machine may be busy
+    assert took - closed <= 1.0
     assert max(g.ttft_s or 99 for g in after) <= TTFT_S
 
 
@@ -289,7 +292,7 @@ def test_an_answer_that_comes_at_once_outlasts_every_timeout_below_it(crowd: Any
         began = time.monotonic()
         answer = httpx.post(
             f"{crowd.url}/v1/chat/completions", timeout=120, trust_env=False,
-            json={"model": crowd.model, "messages": [{"role": "user", "content": "collatz 703"}], "temperature": 0, "max_tokens": 160},
+            json={"model": crowd.model, "messages": [{"role": "user", "content": "collatz 703"}], "temperature": 0, "min_tokens": 160, "max_tokens": 160},
         )  # fmt: skip
         took = time.monotonic() - began
     finally:
@@ -303,21 +306,30 @@ def test_an_answer_that_comes_at_once_outlasts_every_timeout_below_it(crowd: Any
 @pytest.mark.soak
 async def test_what_waits_goes_to_a_replica_that_has_just_come(crowd: Any) -> None:
     await asyncio.to_thread(crowd.settings, max_queue_s=600.0)
+    number, length = SEATS + 24, 1000  # 150 s: no seat of the first replica comes free before the other has come
     async with Clients(crowd.url, crowd.model) as clients:
-        tasks = [asyncio.create_task(clients.ask("collatz 703", max_tokens=1000)) for _ in range(SEATS + 24)]
+
+        def began() -> int:
+            return sum(g.ttft_s is not None for g in clients.got)
+
+        tasks = [
+            asyncio.create_task(clients.ask("collatz 703", min_tokens=length, max_tokens=length)) for _ in range(number)
+        ]
         deadline = time.monotonic() + 60.0
-        while sum(g.ttft_s is not None for g in clients.got) < SEATS:
-            assert time.monotonic() < deadline
+        # Up to a twentieth of the seats is kept for classes that asked of late.
+        while began() < 0.95 * SEATS - 1:
+            assert time.monotonic() < deadline, began()
             await asyncio.sleep(0.2)
-        began = time.monotonic()
+        asked = time.monotonic()
         await asyncio.to_thread(crowd.call, lambda api: _scale(api, crowd, 2))
         await asyncio.to_thread(crowd.wait_replicas, 2)
-        ready = time.monotonic()
-        while sum(g.ttft_s is not None for g in clients.got) < SEATS + 24:
-            assert time.monotonic() < ready + 30.0, "the new replica got none of those that waited"
+        ready, waited = time.monotonic(), number - began()
+        assert waited >= 24
+        while began() < number:
+            assert time.monotonic() < ready + 30.0, f"the new replica got {began()} of {number}"
             await asyncio.sleep(0.1)
         print(
-            f"a replica came after {ready - began:.0f} s, and the 24 that waited had their first token {time.monotonic() - ready:.1f} s later"
+            f"a replica came after {ready - asked:.0f} s, and the {waited} that waited had their first token {time.monotonic() - ready:.1f} s later"
         )
         assert not any(g.done_s for g in clients.got)  # no seat of the first replica came free: it was the new one's
         for task in tasks:

@@ -257,7 +257,9 @@ def _show(outcome: Any, figures: dict[str, Any], console: Console) -> None:
     if figures["preempted"]:
         console.print(f"  preempted {figures['preempted']:,} requests, {figures['preempted_per_1000']:.2f} in 1,000")
     if figures["refused"]:
-        console.print(f"  refused {figures['refused']:,} requests: the gate, where they would have waited too long, or no KV cache is as large")
+        console.print(
+            f"  refused {figures['refused']:,} requests: the gate, where they would have waited too long, or no KV cache is as large"
+        )
     if figures["unfinished"]:
         console.print(f"  not finished {figures['unfinished']:,} requests")
     if "cost_per_million_answer_tokens" in figures:

@@ -106,6 +106,10 @@ class Entrance:
         """Give a request's seat to the next. `made`: tokens that it came to; None: it did not come to its end."""
         self._going.pop(ticket, None)
         self.gate.leave(ticket, time.monotonic(), made)
+        if (
+            made is None
+        ):  # its client went, others may with it: a seat that is given at once goes to one that has gone, too
+            return
         self._look()  # its engine may have been done with it long before: its seat must not count twice
         self._send()
 
