@@ -7,8 +7,6 @@ import contextlib
 import copy
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -39,23 +37,24 @@ READY_WITHIN_S = 240.0
 class Nodes:
     """Ray nodes of this machine beside the head, each with room for so many engines; processes of our own."""
 
-    there: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)  # by Ray's id of the node
+    there: dict[str, Any] = field(default_factory=dict)  # by Ray's id of the node
 
     def add(self, engines: int) -> str:
-        """Start a node; return its id."""
+        """Start a node as `ray.cluster_utils.Cluster` does, on loopback; return its id."""
         import ray
+        from ray._private.node import Node
+        from ray._private.parameter import RayParams
 
         before = {node["NodeID"] for node in ray.nodes()}
-        command = [
-            sys.executable, "-m", "ray.scripts.scripts", "start", "--address", ray.get_runtime_context().gcs_address, "--block",
-            "--node-ip-address", "127.0.0.1", "--num-cpus", "16", "--resources", json.dumps({RAY_ENGINE: engines}),
-            "--object-store-memory", "100000000", "--dashboard-agent-listen-port", str(free_port()),
-            "--metrics-export-port", str(free_port()),
-        ]  # fmt: skip
-        started = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        address = ray.get_runtime_context().gcs_address
+        params = RayParams(
+            gcs_address=address, redis_address=address, node_ip_address="127.0.0.1", num_cpus=16, num_gpus=0,
+            resources={RAY_ENGINE: engines}, object_store_memory=100_000_000, min_worker_port=0, max_worker_port=0,
+            node_manager_port=0, include_log_monitor=False, metrics_export_port=free_port(), dashboard_agent_listen_port=None,
+        )  # fmt: skip
+        started = Node(params, head=False, shutdown_at_exit=False, spawn_reaper=False)
         deadline = time.monotonic() + 60.0
         while not (new := {node["NodeID"] for node in ray.nodes() if node["Alive"]} - before):
-            assert started.poll() is None, f"the node ended with {started.poll()}"
             assert time.monotonic() < deadline, "the node did not come"
             time.sleep(0.2)
         [found] = new
@@ -64,12 +63,15 @@ class Nodes:
 
     def kill(self, node: str) -> None:
         """Kill all processes of a node at once."""
-        gone = self.there.pop(node)
-        doomed = [*psutil.Process(gone.pid).children(recursive=True), psutil.Process(gone.pid)]
-        for process in doomed:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        gone.wait()
+        ours = [info.process for infos in self.there.pop(node).all_processes.values() for info in infos]
+        with contextlib.suppress(psutil.NoSuchProcess):
+            doomed = [p for process in ours for p in psutil.Process(process.pid).children(recursive=True)]
+            for process in doomed:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+        for process in ours:
+            process.kill()
+            process.wait()
 
 
 @dataclass(slots=True)
