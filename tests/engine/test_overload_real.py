@@ -202,6 +202,7 @@ async def test_two_hundred_clients_that_go_away_are_gone_from_the_engine_within_
             while sum(g.ttft_s is not None for g in clients.got) < SEATS:
                 assert time.monotonic() < deadline, f"{sum(g.ttft_s is not None for g in clients.got)} began"
                 await asyncio.sleep(0.2)
+            await asyncio.sleep(3.0)  # until the last of the others has come to the gate
             there = await asyncio.to_thread(crowd.ledger)
             assert len(there["rows"]) == SEATS  # the others wait at the gate
             before = sum(t["arrivals"] for t in there["totals"].values())
