@@ -242,9 +242,12 @@ def serving(
     try:
         for engines in engines_on:
             nodes.add(engines)
+        apart: dict[str, Any] = {}
+        if engines_on:  # as in a cluster, where ingress and engines have nodes of their own
+            apart = {"engine_resources": {RAY_ENGINE: 1}, "ingress_resources": {"node:__internal_head__": 0.001}}
         app = serve_app(
             [resolved], {resolved.name: replicas}, local=True, env=env, ingress_env={ACCESS_LOG: str(log)},
-            ingress_replicas=ingress_replicas, engine_resources={RAY_ENGINE: 1} if engines_on else None,
+            ingress_replicas=ingress_replicas, **apart,
         )  # fmt: skip
         port = free_port()
         found = Service(node, resolved, {}, port, log, nodes)
