@@ -156,7 +156,7 @@ class Gate:
             return Refusal(self._book(ticket, booking, now, full), held, full)
         if booking is not None:
             self.bookings.take(booking)
-        self.waiting.add(ticket)
+        self.waiting.add(ticket, light=self._light(ticket.cls, now))
         return None
 
     def _servable(self, ticket: Ticket, booking: Booking | None, now: float) -> bool:
@@ -175,7 +175,8 @@ class Gate:
     def _wait_s(self, ticket: Ticket, beside: Mapping[str, float], deviations: float, slack: float = 1.0) -> float:
         """Return how long a request will wait that comes now, behind what waits and `beside`, with `slack` times the seats."""
         mean = max(1.0, self._typical or self.lengths.mean(ticket.cls))
-        seats = self.waiting.ahead(ticket.cls, beside) / mean + 1.0
+        light = self._light(ticket.cls, ticket.arrived_s)
+        seats = self.waiting.ahead(ticket.cls, beside, light=light) / mean + 1.0
         return self._seats_in_s((seats + deviations * sqrt(seats)) * slack)
 
     def _seats_in_s(self, seats: float) -> float:

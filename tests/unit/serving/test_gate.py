@@ -194,6 +194,20 @@ def test_one_that_floods_leaves_the_others_their_first_token() -> None:
     assert busy > 0.93
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_flood_of_a_length_not_known_yet_leaves_the_others_their_first_token(seed: int) -> None:
+    world = World(Rules(seats=128, max_queue_s=3.0, tpot_s=0.15), replicas=1, speed=1 / 0.15)
+    rng, flood, when = random.Random(seed), 10 * 0.12 * 128 / 0.15, 0.0
+    while (when := when + rng.expovariate(flood / 165)) < 80.0:
+        tokens = 25 * max(rng.randint(3, 8), rng.randint(3, 8))
+        world.at(when, lambda tokens=tokens: world.ask("flood", tokens))  # type: ignore[misc]
+    world.poisson("few", flood / 10 / 75, 75.0, 0.0, 80.0, rng)
+    world.run(80.0)
+    few = [a for a in world.asked if a.cls == "few" and a.came_s > 20.0]
+    assert high([a.waited_s for a in few if a.sent_s is not None]) < 0.1
+    assert sum(bool(a.refused) for a in few) <= 0.02 * len(few)
+
+
 def test_who_is_below_his_share_is_let_in_where_a_seat_is_kept_for_him_however_many_others_wait() -> None:
     gate = Gate(Rules(seats=40, max_queue_s=0.3, tpot_s=0.1, expected={"few": MEAN, "flood": MEAN}))
     first = Ticket("few")
