@@ -257,7 +257,7 @@ class ModelLoop:
         return replace(policy, max_replicas=min(policy.max_replicas, self._given_up[0]))
 
     def _start(self, resolved: Resolved) -> None:
-        """Begin with the number that runs, and with who is emptied: a restart of the operator scales nothing."""
+        """Begin with the number that runs, and with who is emptied or sleeps: a restart of the operator scales nothing."""
         if self._scaler is not None and self._served == resolved.served_name:
             return
         running = self._cluster.service(self._namespace, resolved.name)
@@ -283,7 +283,8 @@ class ModelLoop:
         self._served = resolved.served_name
         if self._held is None:
             self._held = Held(target, self._clock)
-            self._held.emptied = emptied_of(running) if running is not None else ()
+            if running is not None:
+                self._held.emptied, self._held.asleep = emptied_of(running)
         self._held.ready = ready
         source = ModelSource(samples, resolved.served_name, self._held.fleet, self._clock)
         name = f"{self._namespace}/{resolved.name}"

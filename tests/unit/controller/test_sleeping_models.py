@@ -196,5 +196,17 @@ async def test_a_restart_of_the_operator_goes_on_emptying_whom_it_had_emptied() 
     world.start()
     await world.turns(2)
     service = world.server.objects["RayService"]
-    assert (replicas_of(service), emptied_of(service)) == (2, ("r0",))
+    assert (replicas_of(service), emptied_of(service)) == (2, (("r0",), ()))
     assert world.server.status["replicas"]["draining"] == 1
+
+
+async def test_who_is_emptied_and_who_of_them_sleeps_is_read_as_it_was_written() -> None:
+    world = World(minReplicas=1)
+    await world.turns(1)
+    service = copy.deepcopy(world.server.objects["RayService"])
+    assert emptied_of(service) == ((), ())
+    config = yaml.safe_load(service["spec"]["serveConfigV2"])
+    engines, ingress = config["applications"][0]["deployments"][0], config["applications"][0]["deployments"][-1]
+    set_emptied(ingress, engines["name"], ["r0", "r1"], ["r1"])
+    service["spec"]["serveConfigV2"] = to_yaml([config])
+    assert emptied_of(service) == (("r0", "r1"), ("r1",))
