@@ -2,7 +2,7 @@
 # The tests on a real engine, each file that starts a Ray of its own in a process of its own: a process has one Ray.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-own_ray=(tests/engine/test_loop_real.py tests/engine/test_lifecycle_real.py tests/engine/test_victims_real.py tests/engine/test_zero_real.py tests/engine/test_overload_real.py tests/engine/test_bytes_real.py tests/engine/test_lanes_real.py tests/engine/test_up_fails_in_words.py tests/engine/test_what_restarts_what_real.py)
+own_ray=(tests/engine/test_loop_real.py tests/engine/test_lifecycle_real.py tests/engine/test_victims_real.py tests/engine/test_node_loss_real.py tests/engine/test_zero_real.py tests/engine/test_overload_real.py tests/engine/test_bytes_real.py tests/engine/test_lanes_real.py tests/engine/test_up_fails_in_words.py tests/engine/test_what_restarts_what_real.py)
 run() { .venv/bin/python -m pytest "$@"; }
 again=$(mktemp); trap 'rm -f "$again"' EXIT
 # On a machine that others share, an engine can be starved for minutes. What failed runs once more, alone, and says so.

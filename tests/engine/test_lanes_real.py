@@ -19,9 +19,9 @@ LONG, SHORT = 12, 6
 
 @pytest.fixture(scope="module")
 def fleet(start_service: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Two replicas of 32 seats whose KV caches hold 2,048 tokens: three or four long chains."""
+    """Two replicas of 32 seats whose KV caches hold one context of 2,048 tokens: three or four long chains."""
     log = tmp_path_factory.mktemp("logs") / "access.jsonl"
-    args = {"max_num_seqs": "32", "num_gpu_blocks_override": "64"}
+    args = {"max_num_seqs": "32", "num_gpu_blocks_override": "66"}
     with start_service(log, replicas=2, env={PACE_ENV: "20"}, args=args) as found:
         yield found
 

@@ -253,8 +253,9 @@ def test_the_replica_that_serve_will_stop_is_emptied_first_may_be_had_back_and_g
 
 
 @pytest.mark.soak
+@pytest.mark.parametrize("told", ["to-go", "to-be-emptied"])
 def test_what_still_runs_shortly_before_the_cap_goes_on_in_another_replica(
-    fleet: Any, undisturbed: list[Heard]
+    fleet: Any, undisturbed: list[Heard], told: str
 ) -> None:
     before = fleet.config
     fleet.put(with_replicas(fleet.config, fleet, 2))
@@ -268,14 +269,16 @@ def test_what_still_runs_shortly_before_the_cap_goes_on_in_another_replica(
     fleet.put(capped)
     load = Load(fleet, [asked(fleet, q) for q in questions(STREAMS)])
     load.wait_characters(share_of(undisturbed, 0.1))
-    fleet.put(with_replicas(capped, fleet, 1))
+    victim, _ = busiest(fleet)
+    fleet.put(with_replicas(capped, fleet, 1) if told == "to-go" else with_emptied(capped, fleet, victim))
     heard = load.end()
     whole(heard)
     assert [h.said for h in heard] == [h.said for h in undisturbed]
     lines = [json.loads(line) for line in fleet.access_log.read_text().splitlines()][-STREAMS:]
     assert any(entry["moved"] for entry in lines), "all had ended before the cap: it shows nothing"
     assert not any(entry["resumed"] for entry in lines), "some were cut and not handed on"
-    fleet.wait_replicas(1)
+    if told == "to-go":
+        fleet.wait_replicas(1)
     fleet.wait_all_idle()
     fleet.put(with_replicas(before, fleet, 1))
 

@@ -74,6 +74,15 @@ def ended(tasks: list[asyncio.Task[Got]]) -> Any:
     return asyncio.wait_for(asyncio.gather(*tasks), 120)
 
 
+def empty_at(crowd: Any) -> float:
+    """Return when the replica's ledger was seen empty."""
+    deadline = time.monotonic() + 20.0
+    while rows := crowd.ledger()["rows"]:
+        assert time.monotonic() < deadline, rows
+        time.sleep(0.1)
+    return time.monotonic()
+
+
 @pytest.mark.soak
 async def test_at_three_times_the_capacity_who_is_let_in_is_served_as_ever_and_who_comes_back_is_let_in(
     crowd: Any, capacity: tuple[float, float]
@@ -133,12 +142,14 @@ async def test_a_class_that_sends_ten_times_the_others_tokens_leaves_them_their_
     async with Clients(crowd.url, crowd.model) as clients:
         began = time.monotonic()
         flood = asyncio.create_task(
-            clients.open(10 * few_per_s * each / capacity[1], 75.0, 5, lambda rng: clients.ask(question(rng), "flood"))
+            clients.open(10 * few_per_s * each / capacity[1], 120.0, 5, lambda rng: clients.ask(question(rng), "flood"))
         )
-        await asyncio.sleep(25.0)
-        tasks = await clients.open(few_per_s, 50.0, 4, few(clients))
-        tokens_per_s = rate(clients.got, began + 25.0, began + 75.0)
-        beside = [g for g in clients.got if g.cls == "few"]
+        # They ask all the time, and are counted when the flood's first wave, all seats taken at once, has come apart.
+        tasks = await clients.open(few_per_s, 40.0, 7, few(clients))
+        before = len([g for g in clients.got if g.cls == "few"])
+        tasks += await clients.open(few_per_s, 80.0, 4, few(clients))
+        tokens_per_s = rate(clients.got, began + 40.0, began + 120.0)
+        beside = [g for g in clients.got if g.cls == "few"][before:]
         await ended([*tasks, *await flood])
     nothing_wrong([*alone, *beside])
     first, second = (high([g.ttft_s or 99 for g in found if not g.told_s]) for found in (alone, beside))
@@ -191,26 +202,35 @@ async def test_two_hundred_clients_that_go_away_are_gone_from_the_engine_within_
             while sum(g.ttft_s is not None for g in clients.got) < SEATS:
                 assert time.monotonic() < deadline, f"{sum(g.ttft_s is not None for g in clients.got)} began"
                 await asyncio.sleep(0.2)
-            handle = await asyncio.to_thread(crowd.ledger)
-            assert len(handle["rows"]) == SEATS  # the others wait at the gate
+            await asyncio.sleep(3.0)  # until the last of the others has come to the gate
+            there = await asyncio.to_thread(crowd.ledger)
+            assert len(there["rows"]) == SEATS  # the others wait at the gate
+            before = sum(t["arrivals"] for t in there["totals"].values())
             for task in tasks:
                 task.cancel()
-            went = time.monotonic()
+            went, went_s = time.monotonic(), time.time()
+            emptied = asyncio.create_task(asyncio.to_thread(empty_at, crowd))
             await asyncio.gather(*tasks, return_exceptions=True)
-        left = await asyncio.to_thread(crowd.wait_idle, 20.0)
-        took = time.monotonic() - went
+            closed = time.monotonic() - went
+            took = await emptied - went
+        after_all = await asyncio.to_thread(crowd.ledger)
+        doomed = sum(t["arrivals"] for t in after_all["totals"].values()) - before
         # And a request that comes then is served at once: no seat is held by one that is gone.
         async with Clients(crowd.url, crowd.model) as clients:
             after = await asyncio.gather(*(clients.ask("12+34") for _ in range(8)))
     finally:
         await asyncio.to_thread(crowd.settings, max_queue_s=MAX_QUEUE_S)
-    print(f"{SEATS} streams and {200 - SEATS} that waited went away; the ledger was empty after {took:.2f} s")
-    nothing_wrong(after)
-    assert left["rows"] == {}
-    assert took <= 1.0 + 2.0  # to see it takes a call through Serve, and this machine may be busy
-    assert max(g.ttft_s or 99 for g in after) <= TTFT_S
     lines = [json.loads(line) for line in crowd.access_log.read_text().splitlines()][-208:]
-    assert sum(entry["status"] == 499 for entry in lines) == 200
+    gone = [entry for entry in lines if entry["status"] == 499]
+    known = max(entry["time"] + entry["e2e_s"] for entry in gone) - went_s
+    print(
+        f"{SEATS} streams and {200 - SEATS} that waited went away: connections closed after {closed:.2f} s, the ingress knew of the last "
+        f"after {known:.2f} s, the ledger was empty after {took:.2f} s; {doomed} more had begun meanwhile"
+    )
+    nothing_wrong(after)
+    assert len(gone) == 200
+    assert took - closed <= 1.0
+    assert max(g.ttft_s or 99 for g in after) <= TTFT_S
 
 
 async def test_who_reads_a_byte_a_second_slows_nobody_else_down(crowd: Any) -> None:
@@ -273,7 +293,7 @@ def test_an_answer_that_comes_at_once_outlasts_every_timeout_below_it(crowd: Any
         began = time.monotonic()
         answer = httpx.post(
             f"{crowd.url}/v1/chat/completions", timeout=120, trust_env=False,
-            json={"model": crowd.model, "messages": [{"role": "user", "content": "collatz 703"}], "temperature": 0, "max_tokens": 160},
+            json={"model": crowd.model, "messages": [{"role": "user", "content": "collatz 703"}], "temperature": 0, "min_tokens": 160, "max_tokens": 160},
         )  # fmt: skip
         took = time.monotonic() - began
     finally:
@@ -287,21 +307,30 @@ def test_an_answer_that_comes_at_once_outlasts_every_timeout_below_it(crowd: Any
 @pytest.mark.soak
 async def test_what_waits_goes_to_a_replica_that_has_just_come(crowd: Any) -> None:
     await asyncio.to_thread(crowd.settings, max_queue_s=600.0)
+    number, length = SEATS + 24, 1000  # 150 s: no seat of the first replica comes free before the other has come
     async with Clients(crowd.url, crowd.model) as clients:
-        tasks = [asyncio.create_task(clients.ask("collatz 703", max_tokens=1000)) for _ in range(SEATS + 24)]
+
+        def began() -> int:
+            return sum(g.ttft_s is not None for g in clients.got)
+
+        tasks = [
+            asyncio.create_task(clients.ask("collatz 703", min_tokens=length, max_tokens=length)) for _ in range(number)
+        ]
         deadline = time.monotonic() + 60.0
-        while sum(g.ttft_s is not None for g in clients.got) < SEATS:
-            assert time.monotonic() < deadline
+        # Up to a twentieth of the seats is kept for classes that asked of late.
+        while began() < 0.95 * SEATS - 1:
+            assert time.monotonic() < deadline, began()
             await asyncio.sleep(0.2)
-        began = time.monotonic()
+        asked = time.monotonic()
         await asyncio.to_thread(crowd.call, lambda api: _scale(api, crowd, 2))
         await asyncio.to_thread(crowd.wait_replicas, 2)
-        ready = time.monotonic()
-        while sum(g.ttft_s is not None for g in clients.got) < SEATS + 24:
-            assert time.monotonic() < ready + 30.0, "the new replica got none of those that waited"
+        ready, waited = time.monotonic(), number - began()
+        assert waited >= 24
+        while began() < number:
+            assert time.monotonic() < ready + 30.0, f"the new replica got {began()} of {number}"
             await asyncio.sleep(0.1)
         print(
-            f"a replica came after {ready - began:.0f} s, and the 24 that waited had their first token {time.monotonic() - ready:.1f} s later"
+            f"a replica came after {ready - asked:.0f} s, and the {waited} that waited had their first token {time.monotonic() - ready:.1f} s later"
         )
         assert not any(g.done_s for g in clients.got)  # no seat of the first replica came free: it was the new one's
         for task in tasks:

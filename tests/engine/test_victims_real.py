@@ -12,7 +12,7 @@ import pytest
 from reasonscale.local.ray_node import RAY_ENV, own_handlers
 from reasonscale.scaling.victims import Standing, victims
 
-pytestmark = [pytest.mark.engine, pytest.mark.soak, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 ENGINE, OTHER, APP = "Engine", "Other", "app"
 
 

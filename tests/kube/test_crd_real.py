@@ -104,6 +104,7 @@ def test_the_server_refuses_what_validate_refuses(cluster: Any) -> None:
         ({"scaling": {"minReplicas": 0, "scaleToZero": {"hold": {"max": "25h"}}}}, "spec.scaling.scaleToZero.hold.max", "was 25h; must lie between 1s and 24h"),
         ({"scaling": {"minReplicas": 0, "scaleToZero": {"hold": {"maxBytes": "1Mi"}}}}, "spec.scaling.scaleToZero.hold.maxBytes", "was 1Mi; must lie between 8Mi"),
         ({"drain": {"max": "25h"}}, "spec.drain.max", "was 25h; must lie between 1s and 24h"),
+        ({"resume": {"hangAfter": "5s"}}, "spec.resume.hangAfter", "was 5s; must lie between 15s and 1h"),
         ({"parallelism": {"tensor": 8, "expert": 4}}, "spec.parallelism.expert", "was 4; experts spread over all tensor x data GPUs: write 8, or 1"),
         ({"model": {"uri": "hf://acme/m", "maxModelLen": 8192}, "reasoning": {"parser": "qwen3", "underPressure": {"floor": 9000}}}, "spec.reasoning.underPressure.floor", "was 9000; it exceeds the default budget, 2048"),
         ({"model": {"uri": "hf://acme/m", "maxModelLen": 8192}, "reasoning": {"parser": "qwen3", "budget": {"max": 9000, "answerReserve": 8192}}}, "spec.reasoning.budget.answerReserve", "was 8192; maxModelLen is 8192: it must be smaller"),

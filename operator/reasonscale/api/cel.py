@@ -136,6 +136,7 @@ _SCALING: Final = (
     _between("spec.scaling.objectives", "tpot", "1ms", "1m", "0.001s", "60s"),
     _between("spec.scaling.objectives", "maxQueue", "100ms", "1h", "0.1s", "3600s"),
     _between("spec.drain", "max", "1s", "24h", "1s", "24h"),
+    _between("spec.resume", "hangAfter", "15s", "1h", "15s", "1h"),
     Rule(
         "spec.scaling", ".startTimeout", "duration(self.startTimeout) >= duration('10s')",
         "was {self.startTimeout}; must be at least 10s: engines take longer to start",

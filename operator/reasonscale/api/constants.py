@@ -73,7 +73,9 @@ M_RESUME_PAUSE: Final = "reasonscale_resume_pause_seconds"  # from an engine's l
 M_GATE_TIME: Final = "reasonscale_gate_time_seconds"  # unix time of the last write
 M_GATE_WAITING: Final = "reasonscale_gate_waiting"
 M_GATE_PROMPT: Final = "reasonscale_gate_waiting_prompt_tokens"
-M_GATE_ENTERED: Final = "reasonscale_gate_entered_total"  # let in, to wait or to go at once
+M_GATE_ENTERED: Final = (
+    "reasonscale_gate_entered_total"  # that came, let in or refused; who comes back as told is not counted again
+)
 M_GATE_SENT: Final = "reasonscale_gate_sent_total"  # to an engine, whose ledger then counts an arrival
 M_GATE_WAIT: Final = "reasonscale_gate_wait_seconds"
 M_PRESSURE: Final = "reasonscale_pressure_step"  # steps that default budgets are shrunk by

@@ -65,6 +65,7 @@ EFFECTS: Final[dict[str, Effect]] = {
     "spec.scaling.startTimeout": Effect.NOTHING,
     "spec.classes": Effect.IN_PLACE,
     "spec.drain": Effect.CLUSTER,  # the pods' time to end is part of them
+    "spec.resume": Effect.IN_PLACE,
     "spec.rollout": Effect.NOTHING,
     "spec.pod": Effect.CLUSTER,
 }

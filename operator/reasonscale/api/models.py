@@ -9,7 +9,7 @@ from pydantic import Field
 from reasonscale.api import constants
 from reasonscale.api.base import Part
 from reasonscale.api.model_spec import Accelerator, Engine, Metadata, Model, Parallelism, Pod
-from reasonscale.api.scaling_spec import Drain, Reasoning, RequestClass, Rollout, Scaling
+from reasonscale.api.scaling_spec import Drain, Reasoning, RequestClass, Resume, Rollout, Scaling
 
 
 class Spec(Part):
@@ -31,6 +31,7 @@ class Spec(Part):
         default_factory=list, description="Classes of requests by header; absent: one class for each effort."
     )
     drain: Drain = Field(default_factory=Drain, description="How a replica stops.")
+    resume: Resume = Field(default_factory=Resume, description="How requests of a lost engine go on.")
     rollout: Rollout = Field(default_factory=Rollout, description="How a change of the engine is brought in.")
     pod: Pod = Field(default_factory=Pod, description="What is applied to the pods with engines.")
 

@@ -99,6 +99,8 @@ class Resolved:
     start_timeout_s: float
     drain_s: float
     rollout: str
+    hang_s: float
+    resume_attempts: int
     engine_args: Mapping[str, str | int | float | bool]
     sleep: ResolvedSleep | None = None  # scaleToZero; it takes minReplicas 0 to use it
     asleep: int = 0  # replicas that sleep instead of being stopped
@@ -138,7 +140,8 @@ class Resolved:
             f"reasoning  {thinking}" + (f"; efforts {efforts}" if r.parser else ""),
             f"replicas   {self.min_replicas} to {self.max_replicas}, {self.mode}, {self._gpus()}{asleep}",
             f"engine     max_num_seqs {self.max_num_seqs}, max_num_batched_tokens {self.max_num_batched_tokens}",
-            f"lifecycle  start within {self.start_timeout_s:g} s, drain up to {self.drain_s:g} s, rollout {self.rollout}",
+            f"lifecycle  start within {self.start_timeout_s:g} s, drain up to {self.drain_s:g} s, rollout {self.rollout}; "
+            f"lost after {self.hang_s:g} s without a token, then in {self.resume_attempts} others at most",
             f"objectives TTFT {self.ttft_s:g} s, TPOT {self.tpot_s * 1000:g} ms, queue {self.max_queue_s:g} s, for {self.attainment:.0%}",
         ]
 
@@ -301,6 +304,7 @@ def resolve(model: ReasoningModel, base: Path | None = None) -> Resolved:
         up_max_factor=float(rates.up_max_factor), up_max_step=rates.up_max_step, down_max_step=rates.down_max_step,
         down_stable_s=seconds(rates.down_stable), down_interval_s=seconds(rates.down_interval),
         start_timeout_s=seconds(scaling.start_timeout), drain_s=seconds(spec.drain.max), rollout=spec.rollout.strategy,
+        hang_s=seconds(spec.resume.hang_after), resume_attempts=spec.resume.attempts,
         engine_args=args,
         sleep=_sleep(scaling.scale_to_zero), asleep=scaling.asleep, asleep_bytes=_asleep_bytes(model, folder),
     )  # fmt: skip

@@ -173,6 +173,20 @@ class Drain(Part):
     max: Duration = Field(default="30m", description="The longest that a stopping replica may finish its chains.")
 
 
+class Resume(Part):
+    """How requests of an engine that was lost go on in others."""
+
+    attempts: int = Field(
+        default=3,
+        ge=0,
+        le=10,
+        description="Further engines that a request is handed on to, one after the other; 0: none.",
+    )
+    hang_after: Duration = Field(
+        default="60s", description="An engine with requests that makes no step for so long is taken as lost."
+    )
+
+
 class Rollout(Part):
     strategy: Literal["InPlace", "Surge", "Recreate"] = Field(
         default="InPlace",

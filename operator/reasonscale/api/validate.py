@@ -164,6 +164,8 @@ def _scaling_rules(model: ReasoningModel) -> Iterator[Problem]:
             )
     if seconds(spec.drain.max) < 1 or seconds(spec.drain.max) > 86400:
         yield Problem("spec.drain.max", f"was {spec.drain.max}; must lie between 1s and 24h")
+    if not 15 <= seconds(spec.resume.hang_after) <= 3600:
+        yield Problem("spec.resume.hangAfter", f"was {spec.resume.hang_after}; must lie between 15s and 1h")
     if seconds(scaling.start_timeout) < 10:
         yield Problem(
             "spec.scaling.startTimeout",

@@ -31,7 +31,7 @@ from reasonscale.controller.kube import KindMissing, Kube, KubeError, NotLeading
 from reasonscale.controller.status import MOVING, Found, changed, moved, refused, stamp, status_of
 from reasonscale.render.children import children
 from reasonscale.render.context import MODELS, SMALL, Context, PodSize, SecretKey, Subject
-from reasonscale.render.marks import replicas_of
+from reasonscale.render.marks import emptied_of, replicas_of
 from reasonscale.scaling.policy import policy_of
 from reasonscale.scaling.types import Fleet, Mode, Policy
 from reasonscale.signals.assemble import Sample
@@ -257,7 +257,7 @@ class ModelLoop:
         return replace(policy, max_replicas=min(policy.max_replicas, self._given_up[0]))
 
     def _start(self, resolved: Resolved) -> None:
-        """Begin with the number that runs: a restart of the operator scales nothing."""
+        """Begin with the number that runs, and with who is emptied or sleeps: a restart of the operator scales nothing."""
         if self._scaler is not None and self._served == resolved.served_name:
             return
         running = self._cluster.service(self._namespace, resolved.name)
@@ -281,7 +281,10 @@ class ModelLoop:
             return ready_replicas(found, resolved.served_name, self._clock(), samples.limit_s)
 
         self._served = resolved.served_name
-        self._held = self._held or Held(target, self._clock)
+        if self._held is None:
+            self._held = Held(target, self._clock)
+            if running is not None:
+                self._held.emptied, self._held.asleep = emptied_of(running)
         self._held.ready = ready
         source = ModelSource(samples, resolved.served_name, self._held.fleet, self._clock)
         name = f"{self._namespace}/{resolved.name}"

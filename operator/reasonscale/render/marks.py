@@ -68,6 +68,16 @@ def replicas_of(service: dict[str, Any]) -> int:
     return number_of(app_of(service)["deployments"][0])
 
 
+def emptied_of(service: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the engine's replicas that a RayService has emptied, and those of them that sleep."""
+    deployments = app_of(service)["deployments"]
+    told = [deployment.get("user_config") or {} for deployment in deployments]
+    emptied, asleep = (
+        [r for u in told for r in u.get(key, {}).get(deployments[0]["name"], ())] for key in (EMPTIED, ASLEEP)
+    )
+    return tuple(emptied), tuple(asleep)
+
+
 def app_hashed(service: dict[str, Any]) -> dict[str, Any]:
     """Return the application without its deployments, which alone change in place."""
     return {k: v for k, v in app_of(service).items() if k != "deployments"}

@@ -86,11 +86,12 @@ class Entrance:
         if self.gate.crowded:
             ticket.key = key()
         refusal = self.gate.ask(ticket, time.monotonic())
-        if refusal is not None:
-            return refusal
         tags = {_MODEL: self.settings.model, _CLS: ticket.cls}
         self._classes.add(ticket.cls)
-        self._told.entered.inc(tags=tags)
+        if not ticket.again:
+            self._told.entered.inc(tags=tags)
+        if refusal is not None:
+            return refusal
         going = self._going[ticket] = asyncio.get_running_loop().create_future()
         self._send()
         try:
@@ -105,6 +106,10 @@ class Entrance:
         """Give a request's seat to the next. `made`: tokens that it came to; None: it did not come to its end."""
         self._going.pop(ticket, None)
         self.gate.leave(ticket, time.monotonic(), made)
+        if (
+            made is None
+        ):  # its client went, others may with it: a seat that is given at once goes to one that has gone, too
+            return
         self._look()  # its engine may have been done with it long before: its seat must not count twice
         self._send()
 

@@ -38,15 +38,21 @@ class Frees:
 def _hazard(ended: Sequence[float], running: Iterable[float], mean: float, width: float) -> list[float]:
     """Return the chance to end in each step of `width` tokens, for one that got there."""
     ends, reached = [0.0] * STEPS, [0.0] * STEPS
+    beyond = 0.0  # steps that were gone through after the last one: it stands for all from there on
     for tokens in ended:
-        last = min(STEPS - 1, int(tokens / width))
+        step = int(tokens / width)
+        last = min(STEPS - 1, step)
         ends[last] += 1.0
         reached[last] += 1.0
+        beyond += step - last
     for tokens in running:  # those have reached all steps before the one they are in
-        last = int(tokens / width) - 1
-        if last >= 0:
-            reached[min(STEPS - 1, last)] += 1.0
+        step = int(tokens / width) - 1
+        if step >= 0:
+            last = min(STEPS - 1, step)
+            reached[last] += 1.0
+            beyond += step - last
     exposed = list(accumulate(reversed(reached)))[::-1]
+    exposed[-1] += beyond
     plain = min(1.0, width / mean)
     return [min(1.0, (e + PRIOR * plain) / (x + PRIOR)) for e, x in zip(ends, exposed, strict=True)]
 

@@ -55,6 +55,7 @@ class Ticket:
     seats: int = 1
     # While the model slept: it has waited by other limits than the queue's, and is refused no more.
     accepted: bool = False
+    again: bool = False  # it was refused before and comes back: no new demand
     made: Callable[[], int] | None = None  # tokens so far; None: not told before its end
     arrived_s: float = 0.0
     sent_s: float | None = None
@@ -149,17 +150,22 @@ class Gate:
         ticket.arrived_s, ticket.cost = now, ticket.seats * mean + PROMPT_COST * ticket.prompt_tokens
         held = len(self.running) + len(self.waiting)
         booking = self.bookings.find(ticket.key) if ticket.key else None
+        ticket.again = booking is not None
         full = held >= self.rules.most_held
         if not ticket.accepted and (full or not self._servable(ticket, booking, now)):
             return Refusal(self._book(ticket, booking, now, full), held, full)
         if booking is not None:
             self.bookings.take(booking)
-        self.waiting.add(ticket)
+        self.waiting.add(ticket, light=self._light(ticket.cls, now))
         return None
 
     def _servable(self, ticket: Ticket, booking: Booking | None, now: float) -> bool:
         """Tell whether a request will start within the longest queue, nineteen times in twenty."""
-        if self.room >= sum(t.seats for t in self.waiting) + ticket.seats:
+        before = [t.seats for t in self.waiting]
+        if self.room < sum(before) + ticket.seats and self._light(ticket.cls, now):
+            # The free seats, those that are kept included, are for classes below their share, whoever else waits.
+            before = [t.seats for t in self.waiting if self._light(t.cls, now)]
+        if self.room >= sum(before) + ticket.seats:
             return True
         longest = self.rules.max_queue_s
         if booking is None:
@@ -169,7 +175,8 @@ class Gate:
     def _wait_s(self, ticket: Ticket, beside: Mapping[str, float], deviations: float, slack: float = 1.0) -> float:
         """Return how long a request will wait that comes now, behind what waits and `beside`, with `slack` times the seats."""
         mean = max(1.0, self._typical or self.lengths.mean(ticket.cls))
-        seats = self.waiting.ahead(ticket.cls, beside) / mean + 1.0
+        light = self._light(ticket.cls, ticket.arrived_s)
+        seats = self.waiting.ahead(ticket.cls, beside, light=light) / mean + 1.0
         return self._seats_in_s((seats + deviations * sqrt(seats)) * slack)
 
     def _seats_in_s(self, seats: float) -> float:

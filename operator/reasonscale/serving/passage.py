@@ -95,7 +95,7 @@ class Passages:
 
         way = Way(
             open_stream, placed=lambda: PLACED.get(unique), avoid=lambda replica: loads.avoid(replica, 10 * settings.hang_s),
-            leaves=lambda replica: loads.left_for_s(replica) > settings.hand_over_s, room=loads.room, resumed=resumed,
+            leaves=lambda replica: loads.goes_for_s(replica) > settings.hand_over_s, room=loads.room, resumed=resumed,
             moved=lambda: self._resumes.inc(tags={_MODEL: model, _OUTCOME: "moved"}),
         )  # fmt: skip
         taken = Takeover(

@@ -57,6 +57,7 @@ class Loads:
         self._seen: dict[str, Seen] = {}
         self._avoid: dict[str, float] = {}
         self._emptied: dict[str, float] = {}  # until when each is
+        self._named: dict[str, float] = {}  # since when each of these was named
         self._asleep: frozenset[str] = frozenset()  # of these, those that sleep: they don't come back by themselves
         self._roused = False  # until others are named
         self._asked: dict[str, bool] = {}  # replicas that were told to sleep, or to wake
@@ -86,9 +87,11 @@ class Loads:
         while len(self._left) > LEFT:
             self._left.popitem(last=False)
 
-    def left_for_s(self, replica: str) -> float:
-        """Return for how long a replica has been told to go; 0 for one that stays."""
+    def goes_for_s(self, replica: str) -> float:
+        """Return for how long a replica has been told to go, or been emptied before that; 0 for one that stays."""
         since = self._left.get(replica)
+        if since is None and replica in self._named and replica in self._spared(list(self._seen)):
+            since = self._named[replica]
         return 0.0 if since is None else self._clock() - since
 
     def room(self, tokens: int) -> bool:
@@ -113,10 +116,11 @@ class Loads:
         It lapses after `for_s`, as whoever decided it may be gone, or told to decide nothing. What sleeps is not lost by
         that: it does until it is named no more, or `rouse` says that it is needed.
         """
-        until, named = self._clock() + for_s, frozenset(asleep)
+        now, named, told = self._clock(), frozenset(asleep), tuple(replicas)
         if named != self._asleep:
             self._asleep, self._roused = named, False
-        self._emptied = {r: inf if r in named else min(self._emptied.get(r, inf), until) for r in replicas}
+        self._emptied = {r: inf if r in named else min(self._emptied.get(r, inf), now + for_s) for r in told}
+        self._named = {r: self._named.get(r, now) for r in told}
 
     def rouse(self) -> bool:
         """Let nobody sleep until others are named; return whether anybody did."""

@@ -3,8 +3,10 @@
 Each class has a tag: the tokens it was charged, over its weight. The class with the least tag goes next, so that of classes
 that always wait each gets tokens by its weight, whatever the number and the length of its requests. A request is charged
 what it is expected to make when it is sent, and corrected by what it really made (`charge`), so that a class of long
-chains pays for them. A class that comes back from silence starts at the present tag: it saves nothing up, and what it
-owes it still owes. Method: Goyal, Vin, Cheng, "Start-time fair queueing", SIGCOMM 1996.
+chains pays for them. A class that comes back from silence starts where those are that wait: it saves nothing up, and what it owes it
+still owes, unless it runs less than its share by then. (Tags can fall, where chains end sooner than was expected: with lengths not known
+yet a flood was charged six times too much, and whoever came while it was so waited nine seconds for it to be made good.)
+Method: Goyal, Vin, Cheng, "Start-time fair queueing", SIGCOMM 1996.
 """
 
 from __future__ import annotations
@@ -48,11 +50,11 @@ class Shares(Generic[T]):
         """Tell whether requests of a class wait."""
         return bool(self._queues.get(cls))
 
-    def add(self, item: T) -> None:
-        """Put a request at the end of its class."""
+    def add(self, item: T, *, light: bool = False) -> None:
+        """Put a request at the end of its class. `light`: the class runs less than its share."""
         queue = self._queues.setdefault(item.cls, OrderedDict())
         if not queue:
-            self._tags[item.cls] = max(self._tags.get(item.cls, 0.0), self._now)
+            self._tags[item.cls] = self._start(item.cls, light)
         queue[id(item)] = item
         self._tokens[item.cls] = self._tokens.get(item.cls, 0.0) + item.cost
 
@@ -80,14 +82,22 @@ class Shares(Generic[T]):
         """Charge a class tokens; fewer than none give back what was charged for nothing."""
         self._tags[cls] = self._tags.get(cls, self._now) + tokens / self.weight(cls)
 
-    def ahead(self, cls: str, more: Mapping[str, float] | None = None) -> float:
+    def _start(self, cls: str, light: bool) -> float:
+        """Return the tag at which a class is that has nothing waiting."""
+        now = min((self._tags[name] for name, queue in self._queues.items() if queue), default=self._now)
+        return now if light else max(self._tags.get(cls, 0.0), now)
+
+    def _tag(self, cls: str, light: bool = False) -> float:
+        return self._tags[cls] if self.waits(cls) else self._start(cls, light)
+
+    def ahead(self, cls: str, more: Mapping[str, float] | None = None, *, light: bool = False) -> float:
         """Return the tokens that go before a request of a class that comes now; `more` waits beside what waits here."""
         waiting = {name: self._tokens.get(name, 0.0) for name in self._queues}
         for name, tokens in (more or {}).items():
             waiting[name] = waiting.get(name, 0.0) + tokens
         own = waiting.pop(cls, 0.0)
-        start = max(self._tags.get(cls, 0.0), self._now) + own / self.weight(cls)
+        start = self._tag(cls, light) + own / self.weight(cls)
         for name, tokens in waiting.items():
-            lead = (start - max(self._tags.get(name, 0.0), self._now)) * self.weight(name)
+            lead = (start - self._tag(name)) * self.weight(name)
             own += max(0.0, min(tokens, lead))
         return own

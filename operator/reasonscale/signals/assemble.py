@@ -5,7 +5,8 @@ whole: it has started since. On the very first observation only the lengths coun
 last whenever they were; arrivals, tokens and steps do not, since nobody knows over what time.
 
 What waits at an ingress' gate is in no engine's ledger. It is added to what waits in the engines, from gates that have
-written of late, and counts as arrived when it came to the gate, not when it went on to an engine.
+written of late, and counts as arrived when it came to the gate, not when it went on to an engine. So does who was refused there,
+once: else the rate of arrivals would never exceed what the replicas that are there can do.
 """
 
 from __future__ import annotations

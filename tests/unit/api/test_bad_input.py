@@ -48,6 +48,16 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         "spec.drain.max",
         "'long' is no duration: write a number with its unit (us, ms, s, m, h), such as 50ms or 2s",
     ),
+    "a drain of no time": (
+        resource({"drain": {"max": "0s"}}),
+        "spec.drain.max",
+        "was 0s; must lie between 1s and 24h",
+    ),
+    "a hang before a sign of life is due": (
+        resource({"resume": {"hangAfter": "5s"}}),
+        "spec.resume.hangAfter",
+        "was 5s; must lie between 15s and 1h",
+    ),
     "a float": (
         resource({"scaling": {"maxReplicas": 2.5}}),
         "spec.scaling.maxReplicas",

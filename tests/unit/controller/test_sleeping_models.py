@@ -6,14 +6,16 @@ import copy
 from typing import Any
 
 import pytest
+import yaml
 from prometheus_client import CollectorRegistry
 from tests.unit.controller.test_writes_are_few import Server, conditions
 
 from reasonscale.api import constants as c
 from reasonscale.autoscaler_metrics import DecisionMetrics
 from reasonscale.controller.model_loop import ModelLoop, Settings
-from reasonscale.render.marks import app_hashed, cluster_hashed, replicas_of
-from reasonscale.serving.numbers import number_of, numbered, set_number
+from reasonscale.render.marks import app_hashed, cluster_hashed, emptied_of, replicas_of
+from reasonscale.render.text import to_yaml
+from reasonscale.serving.numbers import number_of, numbered, set_emptied, set_number
 from reasonscale.signals.assemble import Sample
 from reasonscale.signals.sources import SignalsMissing
 
@@ -179,3 +181,32 @@ def test_what_a_sleeping_model_is_told_can_be_woken_by_serve_itself() -> None:
             set_number(deployment, n)
             assert number_of(deployment) == n
             assert ("num_replicas" in deployment) is not sleeps
+
+
+async def test_a_restart_of_the_operator_goes_on_emptying_whom_it_had_emptied() -> None:
+    world = World(minReplicas=1)
+    await world.turns(1)
+    service = world.server.objects["RayService"]
+    config = yaml.safe_load(service["spec"]["serveConfigV2"])
+    engines, ingress = config["applications"][0]["deployments"][0], config["applications"][0]["deployments"][-1]
+    set_number(engines, 2)
+    set_emptied(ingress, engines["name"], ["r0"])
+    service["spec"]["serveConfigV2"] = to_yaml([config])
+    world.metrics.engines = 2
+    world.start()
+    await world.turns(2)
+    service = world.server.objects["RayService"]
+    assert (replicas_of(service), emptied_of(service)) == (2, (("r0",), ()))
+    assert world.server.status["replicas"]["draining"] == 1
+
+
+async def test_who_is_emptied_and_who_of_them_sleeps_is_read_as_it_was_written() -> None:
+    world = World(minReplicas=1)
+    await world.turns(1)
+    service = copy.deepcopy(world.server.objects["RayService"])
+    assert emptied_of(service) == ((), ())
+    config = yaml.safe_load(service["spec"]["serveConfigV2"])
+    engines, ingress = config["applications"][0]["deployments"][0], config["applications"][0]["deployments"][-1]
+    set_emptied(ingress, engines["name"], ["r0", "r1"], ["r1"])
+    service["spec"]["serveConfigV2"] = to_yaml([config])
+    assert emptied_of(service) == (("r0", "r1"), ("r1",))

@@ -70,6 +70,8 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "spec.scaling.startTimeout": ("20m", {}),
     "spec.classes": ([{"name": "etl", "match": {"header": "x-tenant", "values": ["etl"]}}], {}),
     "spec.drain.max": ("1h", {}),
+    "spec.resume.attempts": (1, {}),
+    "spec.resume.hangAfter": ("2m", {}),
     "spec.rollout.strategy": ("Surge", {}),
     "spec.pod.labels": ({"a": "b"}, {}),
     "spec.pod.annotations": ({"a": "b"}, {}),

@@ -46,7 +46,7 @@ class World:
         self.queue: list[Asked] = []  # in the engines, beyond their seats
         self.asked: list[Asked] = []
         self.busy_s = self.idle_while_waiting_s = 0.0
-        self.deepest = 0
+        self.deepest = self.new_asks = 0
         self._reported = [0] * gates
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
@@ -108,6 +108,7 @@ class World:
         asked.came_s = self.now
         asked.ticket = Ticket(asked.cls, asked.key, made=lambda: 0)
         refusal = self.gates[g].ask(asked.ticket, self.now)
+        self.new_asks += not asked.ticket.again
         if refusal is None:
             self._pump(g)
             return

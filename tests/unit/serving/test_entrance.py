@@ -105,6 +105,25 @@ async def test_a_client_that_goes_away_while_it_waits_or_as_it_is_sent_leaves_no
     assert gate.gate.room == 1
 
 
+async def test_of_clients_that_go_away_together_none_is_sent_to_an_engine_that_is_gone_before_the_next_turn(
+    metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entrance, "TICK_S", 0.05)
+    gate = Entrance(SETTINGS, Replicas(2), Told())
+    tickets = [Ticket("low") for _ in range(5)]
+    tasks = [asyncio.create_task(gate.enter(ticket, key)) for ticket in tickets]
+    assert await settled(*tasks) == [True, True, False, False, False]
+    for ticket in tickets[:2]:  # those that run are noticed first
+        gate.leave(ticket, None)
+        await settled()
+    for task in tasks[2:4]:
+        task.cancel()
+    async with asyncio.timeout(5):
+        await tasks[4]  # it stays, and has a seat with the next turn
+    assert metrics.values[c.M_GATE_SENT, "low"] == 3
+    assert [task.cancelled() for task in tasks] == [False, False, True, True, False]
+
+
 async def test_what_waits_is_told_by_class_and_what_went_is_no_longer_told(metrics: Metrics) -> None:
     gate = Entrance(SETTINGS, Replicas(1), Told())
     tickets = [Ticket("low", prompt_tokens=10), Ticket("high", prompt_tokens=20), Ticket("high", prompt_tokens=30)]
@@ -143,3 +162,7 @@ async def test_a_refusal_waits_for_nothing(metrics: Metrics) -> None:
     refusal = await gate.enter(Ticket("low"), key)
     assert refusal is not None
     assert refusal.retry_after_s > 1
+    assert metrics.values[c.M_GATE_ENTERED, "low"] == 2  # it is asked for, and the scaler sees it
+    assert await gate.enter(Ticket("low"), key) is not None  # the same again, too early
+    assert metrics.values[c.M_GATE_ENTERED, "low"] == 2
+    assert metrics.values[c.M_GATE_SENT, "low"] == 1

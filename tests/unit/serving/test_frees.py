@@ -27,6 +27,14 @@ def test_chains_of_like_length_that_began_together_end_together_and_so_do_those_
     assert late.time_of(40) < 4.0
 
 
+def test_seats_of_chains_far_beyond_the_usual_come_free_as_slowly_as_those_end() -> None:
+    # The bins end at 6,584 tokens; whoever gets there goes on to 20,000.
+    ended, ages = [50.0] * 92 + [20_000.0] * 8, [8_000.0] * 64
+    found = frees({"a": ages}, {"a": ended}, {"a": 1_646.0}, 10.0)
+    # All of them end at 20,000, 1,200 s on; by one bin's hazard half were gone in 45 s.
+    assert found.time_of(32) > 200.0
+
+
 def test_it_holds_against_a_crowd_that_is_played() -> None:
     rng = random.Random(3)
     lengths = [max(5.0, rng.gauss(200, 60)) for _ in range(256)]

@@ -55,6 +55,15 @@ def test_who_comes_back_when_told_is_let_in(seed: int) -> None:
     assert high([a.waited_s for a in asked if a.sent_s is not None]) <= 1.3 * RULES.max_queue_s
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_what_is_asked_for_is_counted_once_however_often_it_comes_back(seed: int) -> None:
+    world = World(RULES)
+    asked = load(world, 3.0, 120.0, seed=seed, back=True)
+    tries = sum(a.tries for a in asked)
+    assert tries > 1.2 * len(asked)
+    assert world.new_asks == pytest.approx(len(asked), rel=0.03)
+
+
 def test_with_two_ingresses_each_takes_its_share_and_those_that_come_back_are_let_in() -> None:
     rules = Rules(seats=32, max_queue_s=6.0, tpot_s=0.1, expected={"a": MEAN})
     world = World(rules, gates=2)
@@ -183,6 +192,35 @@ def test_one_that_floods_leaves_the_others_their_first_token() -> None:
     assert beside < 0.05  # against a first token of 0.1 s and more
     assert refused == 0
     assert busy > 0.93
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_flood_of_a_length_not_known_yet_leaves_the_others_their_first_token(seed: int) -> None:
+    world = World(Rules(seats=128, max_queue_s=3.0, tpot_s=0.15), replicas=1, speed=1 / 0.15)
+    rng, flood, when = random.Random(seed), 10 * 0.12 * 128 / 0.15, 0.0
+    while (when := when + rng.expovariate(flood / 165)) < 80.0:
+        tokens = 25 * max(rng.randint(3, 8), rng.randint(3, 8))
+        world.at(when, lambda tokens=tokens: world.ask("flood", tokens))  # type: ignore[misc]
+    world.poisson("few", flood / 10 / 75, 75.0, 0.0, 80.0, rng)
+    world.run(80.0)
+    few = [a for a in world.asked if a.cls == "few" and a.came_s > 20.0]
+    assert high([a.waited_s for a in few if a.sent_s is not None]) < 0.1
+    assert sum(bool(a.refused) for a in few) <= 0.02 * len(few)
+
+
+def test_who_is_below_his_share_is_let_in_where_a_seat_is_kept_for_him_however_many_others_wait() -> None:
+    gate = Gate(Rules(seats=40, max_queue_s=0.3, tpot_s=0.1, expected={"few": MEAN, "flood": MEAN}))
+    first = Ticket("few")
+    assert gate.ask(first, 0.0) is None
+    assert gate.due(0.0) == [first]
+    gate.leave(first, 1.0, 10)
+    while gate.ask(Ticket("flood"), 1.0) is None:
+        gate.due(1.0)
+    assert (len(gate.running), gate.room) == (38, 2)  # two are kept
+    assert len(gate.waiting) == 2
+    few = Ticket("few")
+    assert gate.ask(few, 1.0) is None
+    assert gate.due(1.0) == [few]
 
 
 def test_a_class_alone_has_all_seats() -> None:

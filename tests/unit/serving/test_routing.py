@@ -170,6 +170,27 @@ def test_what_is_emptied_gets_nothing_its_sessions_included_and_keeps_what_it_ha
     assert loads.takes(8, "me") == Takes(in_all=16, mine=8, oldest_s=0.0)
 
 
+def test_a_replica_goes_from_when_it_is_emptied_and_not_while_it_has_to_serve() -> None:
+    clock = Clock()
+    loads = Loads(clock)
+    for name in "ab":
+        loads.report(name, stats(**{BY: {}}))
+    loads.empty(["a"], 100.0)
+    clock.now += 9.0
+    for name in "ab":
+        loads.report(name, stats(at=2.0, **{BY: {}}))
+    loads.empty(["a"], 100.0)  # named again: it goes on
+    assert (loads.goes_for_s("a"), loads.goes_for_s("b")) == (9.0, 0.0)
+    loads.avoid("b", 10.0)  # the only other is lost
+    assert loads.goes_for_s("a") == 0.0
+    loads.keep("b")  # told to go in the end
+    clock.now += 4.0
+    assert loads.goes_for_s("a") == 4.0
+    loads.empty([], 100.0)
+    loads.keep("ab")
+    assert loads.goes_for_s("a") == 0.0
+
+
 def test_what_is_emptied_takes_requests_where_the_others_are_lost_or_silent() -> None:
     clock = Clock()
     loads = Loads(clock)

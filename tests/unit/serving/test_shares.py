@@ -99,3 +99,29 @@ def test_who_comes_now_is_told_what_goes_before_it_and_a_class_with_little_waits
     shares.add(Item("light", 100.0))
     assert shares.ahead("light") == 200.0  # its own, and as much of the other's
     assert shares.ahead("light", {"heavy": 900.0, "light": 300.0}) == 800.0
+
+
+def test_who_comes_while_another_was_charged_too_much_does_not_wait_until_it_is_made_good() -> None:
+    shares: Shares[Item] = Shares()
+    for _ in range(30):
+        shares.add(Item("flood", 1000.0))
+    for _ in range(10):
+        shares.pop()
+    shares.add(Item("few", 100.0), light=True)
+    assert shares.pop() is not None
+    shares.charge("flood", -8000.0)  # its chains ended after 200 tokens
+    shares.add(Item("few", 100.0), light=True)
+    assert shares.ahead("few", light=True) <= 100.0 + 1000.0
+    next_two = [item.cls for item in (shares.pop(), shares.pop()) if item is not None]
+    assert "few" in next_two
+
+
+def test_who_owes_still_owes_when_it_comes_back_with_all_its_seats_and_not_when_it_has_few() -> None:
+    for light in (False, True):
+        shares: Shares[Item] = Shares()
+        shares.add(Item("a", 10.0))
+        shares.pop()
+        shares.charge("a", 5000.0)  # a chain that ran on
+        shares.add(Item("b", 1000.0))
+        shares.add(Item("a", 10.0), light=light)
+        assert shares.ahead("a", light=light) == (20.0 if light else 1010.0)

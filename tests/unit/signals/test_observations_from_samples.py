@@ -236,6 +236,15 @@ def test_a_request_arrives_once_when_it_comes_to_the_gate() -> None:
     assert seen.classes["medium"].arrivals == 0
 
 
+def test_who_is_refused_arrives_too_and_not_again_when_he_comes_back() -> None:
+    _, memory = see(ledger("a", 99) + gate("i", 99), 100)
+    # Ten come, four are let in and sent, six refused; then five of these come back and are let in, and one comes new.
+    seen, memory = see(ledger("a", 104, arrivals=4) + gate("i", 104, entered=10, sent=4), 105, memory)
+    assert (seen.classes["medium"].arrivals, seen.classes["medium"].waiting) == (10, 0)
+    seen, memory = see(ledger("a", 109, arrivals=10) + gate("i", 109, entered=11, sent=10), 110, memory)
+    assert seen.classes["medium"].arrivals == 1
+
+
 def test_what_replicas_have_that_go_is_counted_by_itself_and_still_counts_in_the_whole() -> None:
     going = [Sample(c.M_DRAINING, {"model": "m", "WorkerId": "a"}, 1.0)]
     staying = [Sample(c.M_DRAINING, {"model": "m", "WorkerId": "b"}, 0.0)]
