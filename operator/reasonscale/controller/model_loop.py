@@ -28,6 +28,7 @@ from reasonscale.controller.causes import (
 )
 from reasonscale.controller.events import Event, Recorder, events_of
 from reasonscale.controller.kube import KindMissing, Kube, KubeError, NotLeading
+from reasonscale.controller.spare import SAID
 from reasonscale.controller.status import MOVING, Found, changed, moved, refused, stamp, status_of
 from reasonscale.render.children import children
 from reasonscale.render.context import MODELS, SMALL, Context, PodSize, SecretKey, Subject
@@ -89,6 +90,8 @@ class Held:
         self.target, self._clock = target, clock
         self.ready: Callable[[], Awaitable[int]]
         self.emptied: tuple[str, ...] = ()
+        self.counted = 0  # that were ready at the last look
+        self.spare = 0  # asked for beside the target, for a rollout
         self._asked: list[float] = []
 
     async def set_replicas(self, replicas: int, /) -> None:
@@ -99,12 +102,13 @@ class Held:
         self.emptied = replicas
 
     async def fleet(self) -> Fleet:
-        ready = await self.ready()
+        ready = self.counted = await self.ready()
         missing, now = max(0, self.target - ready), self._clock()
         self._asked = self._asked[len(self._asked) - missing :] if missing < len(self._asked) else self._asked
         self._asked = [now] * (missing - len(self._asked)) + self._asked
         ages = tuple(now - asked for asked in self._asked)
-        return Fleet(self.target, min(ready, self.target), ages, max(0, ready - self.target), self.emptied)
+        going = max(0, ready - self.target - self.spare)
+        return Fleet(self.target, min(ready, self.target), ages, going, self.emptied)
 
 
 class ModelLoop:
@@ -232,7 +236,12 @@ class ModelLoop:
         elif self._rolls_since is not None and now - self._rolls_since > ROLL_TOLD_S and not engines_update(service):
             self._rolls_since = None
         began = self._rolls_since is not None
-        return rolling_of(service, cost_in_place(self._held.target if self._held else 1) if began else None)
+        if outcome.spare_awaited:
+            return f"InPlace: {SAID}"
+        if not began and outcome.revision is not None:  # else nothing was applied, for a reason that may pass
+            self._applier.spare.rest()
+        held = self._held
+        return rolling_of(service, cost_in_place(held.target, held.spare) if began and held else None)
 
     def _without_late(self, model: ReasoningModel, resolved: Resolved, policy: Policy) -> Policy:
         """Give up replicas whose pods have not come within startTimeout, and ask for no more for as long again.
@@ -292,19 +301,21 @@ class ModelLoop:
 
     async def _apply(self, model: ReasoningModel, resolved: Resolved, *, act: bool) -> Outcome:
         assert self._held is not None
+        more = resolved.max_replicas - self._held.target if self._held.target else 0
+        self._held.spare = max(0, min(self._applier.spare.number, more))
         s, running = self._settings, self._cluster.service(self._namespace, resolved.name) or {}
         active = ((running.get("status") or {}).get("activeServiceStatus") or {}).get("rayClusterName")
         context = Context(
-            namespace=self._namespace, replicas=self._held.target, image=s.image, code_image=s.code_image,
+            namespace=self._namespace, replicas=self._held.target + self._held.spare, image=s.image, code_image=s.code_image,
             uid=self._body["metadata"]["uid"], cpu=s.cpu, rdma=s.rdma, redis_address=s.redis_address, redis_password=s.redis_password, pod_monitor=s.pod_monitor,
             network_policy=s.network_policy, operator_namespace=s.namespace, head=s.head, ingress=s.ingress,
-            ingress_replicas=s.ingress_replicas, active_cluster=active or None, emptied=self._held.emptied,
+            ingress_replicas=s.ingress_replicas, active_cluster=active or None, emptied=self._held.emptied, spare=self._held.spare,
         )  # fmt: skip
         seen = self._status.get("observedGeneration") == self._body["metadata"].get("generation")
         subject = Subject(model, resolved, context)
         manifests = self._children(model, resolved, context)
         return (
-            await self._applier.apply(subject, manifests, seen)
+            await self._applier.apply(subject, manifests, seen, self._held.counted)
             if act
             else self._applier.look(subject, manifests[0], seen)
         )

@@ -81,6 +81,7 @@ class Context:
     ingress_replicas: int = 2
     emptied: tuple[str, ...] = ()  # replicas that routers send nothing more to
     active_cluster: str | None = None  # the RayCluster that serves, once one does
+    spare: int = 0  # of `replicas`: for a rollout alone
 
 
 @dataclass(frozen=True, slots=True)
