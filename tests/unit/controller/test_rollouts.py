@@ -64,6 +64,7 @@ STEPS = st.one_of(
     st.tuples(st.just("default"), st.sampled_from([512, 4096])),
     st.tuples(st.just("max"), st.integers(2, 12)),
     st.tuples(st.just("emptied"), st.sampled_from([(), ("r0",), ("r0", "r1")])),
+    st.tuples(st.just("spare"), st.sampled_from([0, 1])),
 )
 
 
