@@ -156,6 +156,17 @@ def cause_of(
     return None
 
 
+def running_pods(pods: Iterable[Mapping[str, Any]]) -> int:
+    """Return how many pods with engines run and are ready."""
+    return sum(
+        1
+        for p in pods
+        if (p["metadata"].get("labels") or {}).get(c.LABEL_ROLE) == ROLE_ENGINE
+        and _ready(p)
+        and not p["metadata"].get("deletionTimestamp")
+    )
+
+
 def late_pods(pods: Iterable[Mapping[str, Any]], start_timeout_s: float, now: float) -> int:
     """Return how many pods with engines have not been placed and started within the time that a start may take."""
     return sum(

@@ -24,6 +24,7 @@ from reasonscale.controller.causes import (
     late_pods,
     of_refusal,
     rolling_of,
+    running_pods,
     waiting_of,
 )
 from reasonscale.controller.events import Event, Recorder, events_of
@@ -65,15 +66,18 @@ class Settings:
     ingress_replicas: int = 2
 
 
-def ready_replicas(samples: list[Sample], model: str, now: float, limit_s: float) -> int:
-    """Return the replicas that write a fresh ledger: a pod that runs may hold an engine that still loads."""
-    return len(
-        {
-            s.labels.get("WorkerId") or s.labels.get("pod") or s.labels.get("instance")
-            for s in samples
-            if s.name == c.M_LEDGER_TIME and s.labels.get(c.LABEL_METRIC_MODEL) == model and now - s.value <= limit_s
-        }
-    )
+def ready_replicas(samples: list[Sample], model: str, now: float, limit_s: float) -> int | None:
+    """Return the replicas that write a fresh ledger: a pod that runs may hold an engine that still loads.
+
+    None where all ledgers are old: nobody knows then.
+    """
+    told = [s for s in samples if s.name == c.M_LEDGER_TIME and s.labels.get(c.LABEL_METRIC_MODEL) == model]
+    fresh = {
+        s.labels.get("WorkerId") or s.labels.get("pod") or s.labels.get("instance")
+        for s in told
+        if now - s.value <= limit_s
+    }
+    return len(fresh) if fresh or not told else None
 
 
 def fetching_replicas(samples: list[Sample], model: str) -> int:
@@ -86,11 +90,11 @@ def fetching_replicas(samples: list[Sample], model: str) -> int:
 class Held:
     """The number of replicas as it stands in the RayService, and when what is not ready yet was asked for."""
 
-    def __init__(self, target: int, clock: Callable[[], float]) -> None:
+    def __init__(self, target: int, clock: Callable[[], float], counted: int = 0) -> None:
         self.target, self._clock = target, clock
-        self.ready: Callable[[], Awaitable[int]]
+        self.ready: Callable[[], Awaitable[int | None]]
         self.emptied: tuple[str, ...] = ()
-        self.counted = 0  # that were ready at the last look
+        self.counted = counted  # that were ready when that was known last
         self.spare = 0  # asked for beside the target, for a rollout
         self._asked: list[float] = []
 
@@ -102,7 +106,9 @@ class Held:
         self.emptied = replicas
 
     async def fleet(self) -> Fleet:
-        ready = self.counted = await self.ready()
+        known = await self.ready()
+        # What is unknown is as it was: taken for none, all would be starting, and a gap of the signals would be learnt as a start.
+        ready = self.counted = self.counted if known is None else known
         missing, now = max(0, self.target - ready), self._clock()
         self._asked = self._asked[len(self._asked) - missing :] if missing < len(self._asked) else self._asked
         self._asked = [now] * (missing - len(self._asked)) + self._asked
@@ -277,17 +283,22 @@ class ModelLoop:
 
         samples = self._samples_of(self._namespace, resolved.name, resolved.served_name)
 
-        async def ready() -> int:
+        async def ready() -> int | None:
+            known: int | None = None
             try:
                 found = await samples.fetch()
             except SignalsMissing:
                 self._fetching = 0
+            else:
+                self._fetching = fetching_replicas(found, resolved.served_name)
+                known = ready_replicas(found, resolved.served_name, self._clock(), samples.limit_s)
+            if known is None and not running_pods(self._cluster.pods(self._namespace, resolved.name)):
                 return 0
-            self._fetching = fetching_replicas(found, resolved.served_name)
-            return ready_replicas(found, resolved.served_name, self._clock(), samples.limit_s)
+            return known
 
         self._served = resolved.served_name
-        self._held = self._held or Held(target, self._clock)
+        before = (self._status.get("replicas") or {}).get("ready")
+        self._held = self._held or Held(target, self._clock, int(before or 0))
         self._held.ready = ready
         source = ModelSource(samples, resolved.served_name, self._held.fleet, self._clock)
         name = f"{self._namespace}/{resolved.name}"
