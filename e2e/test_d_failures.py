@@ -156,10 +156,10 @@ def test_a_killed_kuberay_or_api_server_cuts_no_chain(serving: Target) -> None:
 
 @pytest.mark.soak
 def test_a_lost_head_is_made_again_and_the_model_serves_again(serving: Target) -> None:
-    target = serving
+    target, before = serving, clusters(serving)
     [head] = target.pods(NAME, "head")
     began = time.monotonic()
     target.kubectl("delete", "pod", head["metadata"]["name"], "--grace-period=0", "--force")
     until(lambda: not target.ready(NAME), 120, "it is said that nothing serves")
     until(lambda: target.ready(NAME), 2 * START_S, "the model serves again", 3)
-    print(f"e2e: without fault tolerance of the GCS, a lost head took {time.monotonic() - began:.0f} s until the model served again")  # fmt: skip
+    print(f"e2e: without fault tolerance of the GCS, a lost head took {time.monotonic() - began:.0f} s until the model served again, in {'the same' if clusters(target) == before else 'another'} RayCluster")  # fmt: skip
