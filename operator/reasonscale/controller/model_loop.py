@@ -260,7 +260,8 @@ class ModelLoop:
         if self._given_up is not None and now >= self._given_up[1]:
             self._given_up = None
         subject = Subject(model, resolved, Context(self._namespace, 1, "", "", cpu=self._settings.cpu))
-        late = late_pods(self._cluster.pods(self._namespace, resolved.name), timeout, now)
+        asked = self._held.target * subject.pods_per_replica
+        late = late_pods(self._cluster.pods(self._namespace, resolved.name), asked, timeout, now)
         if late and self._given_up is None:
             replicas = -(-late // subject.pods_per_replica)
             self._given_up = (max(1, policy.min_replicas, self._held.target - replicas), now + timeout)

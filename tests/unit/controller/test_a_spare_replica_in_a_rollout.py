@@ -16,6 +16,7 @@ from reasonscale.autoscaler_metrics import DecisionMetrics
 from reasonscale.controller.kube import KubeError
 from reasonscale.controller.model_loop import ModelLoop, Settings
 from reasonscale.controller.spare import room_for_one
+from reasonscale.controller.status import stamp
 from reasonscale.render.context import Context, Subject
 from reasonscale.render.marks import app_of, replicas_of
 from reasonscale.signals.assemble import Sample
@@ -159,6 +160,28 @@ async def test_one_that_does_not_come_within_start_timeout_is_waited_for_no_long
     world.now[0] += 901.0
     await world.turns()
     assert world.server.asked == (1, 1)
+
+
+async def test_its_pod_that_never_comes_costs_no_replica_that_is_asked_for() -> None:
+    world = World()
+    world.change(scaling={"mode": "Auto", "minReplicas": 1, "maxReplicas": 4})
+    world.loop._status = {"replicas": {"desired": 2}}
+    await world.turns()
+    runs = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    made = {"creationTimestamp": stamp(world.now[0]), "labels": {c.LABEL_ROLE: "engine"}}
+    pods = [
+        {"metadata": {"name": f"p{n}", **made}, "status": runs if n < 2 else {"phase": "Pending"}} for n in range(3)
+    ]
+    world.server.found_pods, world.server.serve = pods[:2], 2
+    await world.turns()
+    assert world.server.asked == (2, None)
+    world.change(engine={"args": {"seed": "1"}})
+    await world.turns()
+    assert world.server.asked == (3, None)
+    world.server.found_pods = pods
+    world.now[0] += 905.0
+    await world.turns(4)
+    assert world.server.asked == (2, 1)
 
 
 async def test_a_change_that_is_taken_back_lets_it_go(world: World) -> None:
