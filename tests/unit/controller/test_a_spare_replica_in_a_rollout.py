@@ -182,6 +182,7 @@ async def test_its_pod_that_never_comes_costs_no_replica_that_is_asked_for() -> 
     world.now[0] += 905.0
     await world.turns(4)
     assert world.server.asked == (2, 1)
+    assert "given up" not in world.server.says("Degraded")
 
 
 async def test_a_change_that_is_taken_back_lets_it_go(world: World) -> None:
