@@ -65,7 +65,8 @@ class Light:
             state: AppState = self._call(lambda api: api.state(APP))
             assert state.status != "DEPLOY_FAILED", state.message
             engines = [x for name, found in state.replicas.items() if name != INGRESS for x in found]
-            self.fewest = min(self.fewest, sum(word == "RUNNING" for _, word, _ in engines))
+            if engines:  # none is named for seconds, while Serve builds the application anew and the old replicas run
+                self.fewest = min(self.fewest, sum(word == "RUNNING" for _, word, _ in engines))
             words = {word for found in state.replicas.values() for _, word, _ in found}
             ids = {name: {rid for rid, _, _ in found} for name, found in state.replicas.items()}
             calm = calm + 1 if state.status == "RUNNING" and words == {"RUNNING"} and ids == last else 0
