@@ -32,6 +32,13 @@ def wanted(target: Target) -> int:
     return int(app_of(service)["deployments"][0]["num_replicas"])
 
 
+def version(target: Target) -> str:
+    """Return the RayService's spec: another one after every write of it."""
+    service = target.get("rayservice", NAME)
+    assert service is not None
+    return json.dumps(service["spec"], sort_keys=True)
+
+
 def clusters(target: Target) -> list[str]:
     """Return the uids of the model's RayClusters."""
     return [x["metadata"]["uid"] for x in target.list("raycluster", f"ray.io/originated-from-cr-name={NAME}")]

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import time
 
 import pytest
 from e2e.cluster.target import Target, until
 from e2e.load import Load, flaws, growing
-from e2e.model import NAME, clusters, decided, patch, wanted
+from e2e.model import NAME, clusters, decided, patch, version, wanted
 
 from reasonscale.api import constants as c
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
-
-
-def version(target: Target) -> str:
-    """Return the version of the RayService's spec: another one after every write of it."""
-    service = target.get("rayservice", NAME)
-    assert service is not None
-    return json.dumps(service["spec"], sort_keys=True)
 
 
 def test_recommend_says_what_it_would_do_and_writes_nothing(serving: Target) -> None:

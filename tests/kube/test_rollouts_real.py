@@ -11,6 +11,7 @@ from e2e.cluster.control_plane import free_ports
 from tests.kube.running import MERGE, MODELS, SERVICES, Operator, conditions, numbers, resource, until
 
 from reasonscale.api import constants as c
+from reasonscale.render.marks import replicas_of
 
 pytestmark = [pytest.mark.kube, pytest.mark.kuberay, pytest.mark.timeout(240)]
 NAME = "rolls"
@@ -50,11 +51,25 @@ def seed(cluster: Any) -> Any:
     return app["args"]["models"][0]["engine_kwargs"].get("seed")
 
 
+def engines(cluster: Any) -> dict[str, Any]:
+    found: dict[str, Any] = service(cluster)["spec"]["rayClusterConfig"]["workerGroupSpecs"][1]
+    return found
+
+
 def test_in_place_touches_serve_s_config_alone(model: Any) -> None:
     before = service(model)["spec"]["rayClusterConfig"]
     change(model, {"engine": {"args": {"seed": "1"}}})
+    # Four GPUs are free: one replica more is asked for first, and no engine starts anew until it serves.
+    until(lambda: numbers(model, NAME) == 3)
+    until(lambda: "one replica more starts on free GPUs first" in conditions(model, NAME)["Progressing"]["message"])
+    assert seed(model) is None
+    assert replicas_of(service(model)) == 2
+    change(model, {"scaling": {"maxReplicas": 2}})
     until(lambda: seed(model) == 1)
+    change(model, {"scaling": {"maxReplicas": 4}})
+    until(lambda: engines(model)["maxReplicas"] == 4)
     assert service(model)["spec"]["rayClusterConfig"] == before
+    assert c.ANNOTATION_SPARE not in service(model)["metadata"]["annotations"]
     events = model.http.get("/api/v1/namespaces/default/events").json()["items"]
     said = [e["message"] for e in events if e["reason"] == "RolloutStarted" and e["involvedObject"]["name"] == NAME]
     assert said == ["InPlace: the engines restart one after another; one of 2 replicas is out at a time"]

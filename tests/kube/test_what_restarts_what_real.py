@@ -19,7 +19,7 @@ from reasonscale.api import constants as c
 from reasonscale.api.effects import Effect, effect_of
 from reasonscale.render.marks import with_surge_mark
 
-pytestmark = [pytest.mark.kube, pytest.mark.kuberay, pytest.mark.fleet, pytest.mark.soak, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.kube, pytest.mark.kuberay, pytest.mark.fleet, pytest.mark.timeout(600)]
 SERVICES = "/apis/ray.io/v1/namespaces/n/rayservices"
 CLUSTERS = "/apis/ray.io/v1/namespaces/n/rayclusters"
 APPLY = {"Content-Type": "application/apply-patch+yaml"}

@@ -21,6 +21,7 @@ ANNOTATION_HOLD: Final = f"{GROUP}/hold"
 ANNOTATION_UPDATE: Final = f"{GROUP}/update"
 ANNOTATION_REVISION: Final = f"{GROUP}/render-revision"
 ANNOTATION_RENDERED: Final = f"{GROUP}/rendered"  # on the RayService: digests of what was rendered, see render/marks.py
+ANNOTATION_SPARE: Final = f"{GROUP}/spare-replicas"  # on the RayService: so many of its number are for a rollout alone
 ANNOTATION_TOLERATIONS: Final = (
     f"{GROUP}/tolerations"  # on the engines' pod template: a digest of what KubeRay does not compare
 )

@@ -13,6 +13,7 @@ from reasonscale.api.models import ReasoningModel
 from reasonscale.controller.drift import differences, editors, foreign, removal
 from reasonscale.controller.kube import KindMissing, Kube, KubeError
 from reasonscale.controller.rollout import blocked, free_gpus, plan
+from reasonscale.controller.spare import Spare, room_for_one
 from reasonscale.render.context import Subject
 from reasonscale.render.marks import NUMBERS, digest, read_marks
 
@@ -40,6 +41,7 @@ class Outcome:
     blocked: str | None = None
     contested: str | None = None
     in_place: bool = False  # Serve was told to replace the engines
+    spare_awaited: bool = False  # it will be, when one replica more is there
     events: list[tuple[str, str, str]] = field(default_factory=list)  # type, reason, message
 
 
@@ -52,13 +54,16 @@ class Applier:
         self._compared: tuple[str, str] | None = None  # what was found equal: manifest, and version of the object
         self._repaired_s: float | None = None
         self._waits = False  # Recreate: the old pods are still there
-        self._free: tuple[float, int | None] | None = None
+        self._free: tuple[float, dict[str, float] | None] | None = None
+        self.spare = Spare()
         self._told: str | None = None
         # The last turn in which there was nothing to do: what was rendered, what was found, and what came of it.
         self._settled: tuple[list[dict[str, Any]], tuple[Any, ...], Outcome] | None = None
 
-    async def apply(self, subject: Subject, manifests: list[dict[str, Any]], spec_seen: bool) -> Outcome:
-        """Apply the children, the RayService first; KubeError where the API server refuses."""
+    async def apply(
+        self, subject: Subject, manifests: list[dict[str, Any]], spec_seen: bool, ready: int = 0
+    ) -> Outcome:
+        """Apply the children, the RayService first; KubeError where the API server refuses. `ready`: the replicas that serve."""
         live = self._cluster.service(subject.context.namespace, subject.name)
         meta = live["metadata"] if live is not None else {}
         asked = subject.model.metadata.annotations.get(c.ANNOTATION_UPDATE)
@@ -66,10 +71,10 @@ class Applier:
         if self._settled is not None and self._settled[0] is manifests and self._settled[1] == seen:
             return self._settled[2]
         out = Outcome()
-        await self._service(subject, manifests[0], spec_seen, out)
+        await self._service(subject, manifests[0], spec_seen, ready, out)
         for child in manifests[1:]:
             await self._companion(child)
-        calm = not (out.events or out.blocked or out.contested or self._waits)
+        calm = not (out.events or out.blocked or out.contested or out.spare_awaited or self._waits)
         self._settled = (manifests, seen, out) if calm and live is not None else None
         return out
 
@@ -95,7 +100,7 @@ class Applier:
                 raise
         self._applied[key] = found
 
-    async def _service(self, subject: Subject, new: dict[str, Any], spec_seen: bool, out: Outcome) -> None:
+    async def _service(self, subject: Subject, new: dict[str, Any], spec_seen: bool, ready: int, out: Outcome) -> None:
         namespace, name = subject.context.namespace, subject.name
         live = self._cluster.service(namespace, name)
         model, strategy = subject.model, subject.model.spec.rollout.strategy
@@ -124,17 +129,36 @@ class Applier:
                 )
                 return
             out.blocked = await self._preflight(subject, strategy, found.effect)
-            if out.blocked:
+            if not out.blocked and found.effect is not Effect.CLUSTER:
+                out.spare_awaited = await self._awaits_spare(subject, found.marks.engines, ready)
+            if out.blocked or out.spare_awaited:
                 manifest, out.revision = found.held_back, _runs(live)
             else:
                 out.in_place = found.effect is not Effect.CLUSTER
                 out.events.append(("Normal", "RolloutStarted", _started(strategy, found.effect, subject)))
-        await self._bring(live, manifest, new_rendering=found.held_back is not None and not out.blocked, out=out)
+        begins = found.held_back is not None and not (out.blocked or out.spare_awaited)
+        await self._bring(live, manifest, new_rendering=begins, out=out)
 
     async def _preflight(self, subject: Subject, strategy: str, effect: Effect) -> str | None:
-        """Return why the rollout can't begin; asks the nodes at most twice a minute."""
+        """Return why the rollout can't begin."""
         if effect is not Effect.CLUSTER or not subject.gpus:
             return None
+        free = await self._free_gpus(subject)
+        room = None if free is None else int(sum(free.values()))
+        return blocked(strategy, subject.gpus * subject.context.replicas, room)
+
+    async def _awaits_spare(self, subject: Subject, rendering: str, ready: int) -> bool:
+        """Tell whether a rollout in place waits for one replica more, on GPUs that are free for it."""
+        resolved, asked = subject.resolved, subject.context.replicas - subject.context.spare
+        if asked >= resolved.max_replicas:  # also where it has come to that meanwhile
+            self.spare.rest()
+            return False
+        room = not self.spare.number and bool(subject.gpus) and room_for_one(subject, await self._free_gpus(subject))
+        there = ready > asked
+        return self.spare.waits(rendering, room=room, there=there, most_s=resolved.start_timeout_s, now=self._clock())
+
+    async def _free_gpus(self, subject: Subject) -> dict[str, float] | None:
+        """Return the GPUs that are free by node; None where nodes may not be seen. Asks at most twice a minute."""
         now = self._clock()
         if self._free is None or now - self._free[0] >= PREFLIGHT_S:
             try:
@@ -147,7 +171,7 @@ class Applier:
                 if accelerator.product:
                     selector.setdefault("nvidia.com/gpu.product", accelerator.product)
                 self._free = (now, free_gpus(nodes, pods, accelerator.resource_name, selector))
-        return blocked(strategy, subject.gpus * subject.context.replicas, self._free[1])
+        return self._free[1]
 
     async def _bring(
         self, live: dict[str, Any] | None, manifest: dict[str, Any], *, new_rendering: bool, out: Outcome
@@ -208,11 +232,14 @@ def _started(strategy: str, effect: Effect, subject: Subject) -> str:
     replicas = subject.context.replicas
     if effect is Effect.CLUSTER:
         return f"{strategy}: a new cluster of {replicas} replicas, {subject.gpus * replicas} GPUs, beside the old, whose chains have {subject.resolved.drain_s:.0f} s to end"
-    return f"InPlace: the engines restart one after another; {cost_in_place(replicas)}"
+    spare = subject.context.spare
+    return f"InPlace: the engines restart one after another; {cost_in_place(replicas - spare, spare)}"
 
 
-def cost_in_place(replicas: int) -> str:
-    """Return what Serve's rolling update costs while it goes on."""
+def cost_in_place(replicas: int, spare: int = 0) -> str:
+    """Return what Serve's rolling update of so many replicas costs while it goes on; `spare`: beside them, for it alone."""
+    if spare and replicas < 10:
+        return "one replica more runs meanwhile, so that none is missing"
     if replicas == 1:
         return "the only replica stops before it starts again: an outage of one engine start"
     return f"{_at_once(replicas)} of {replicas} replicas {'is' if replicas < 10 else 'are'} out at a time"

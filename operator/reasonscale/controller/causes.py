@@ -156,16 +156,29 @@ def cause_of(
     return None
 
 
-def late_pods(pods: Iterable[Mapping[str, Any]], start_timeout_s: float, now: float) -> int:
-    """Return how many pods with engines have not been placed and started within the time that a start may take."""
-    return sum(
-        1
+def _engines(pods: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the pods with engines that are not on their way out."""
+    return [
+        p
         for p in pods
         if (p["metadata"].get("labels") or {}).get(c.LABEL_ROLE) == ROLE_ENGINE
-        and not _ready(p)
         and not p["metadata"].get("deletionTimestamp")
-        and age_s(p, now) > start_timeout_s
-    )
+    ]
+
+
+def running_pods(pods: Iterable[Mapping[str, Any]]) -> int:
+    """Return how many pods with engines run and are ready."""
+    return sum(1 for p in _engines(pods) if _ready(p))
+
+
+def late_pods(pods: Iterable[Mapping[str, Any]], asked: int, start_timeout_s: float, now: float) -> int:
+    """Return how many of the pods with engines that are asked for have not been placed and started within the time for it.
+
+    Beyond those are a rollout's spare replica, and what is on its way out: nobody lacks them.
+    """
+    engines = _engines(pods)
+    late = sum(1 for p in engines if not _ready(p) and age_s(p, now) > start_timeout_s)
+    return max(0, late - max(0, len(engines) - asked))
 
 
 def waiting_of(pods: Iterable[Mapping[str, Any]], fetching: int = 0) -> str | None:

@@ -24,10 +24,12 @@ from reasonscale.controller.causes import (
     late_pods,
     of_refusal,
     rolling_of,
+    running_pods,
     waiting_of,
 )
 from reasonscale.controller.events import Event, Recorder, events_of
 from reasonscale.controller.kube import KindMissing, Kube, KubeError, NotLeading
+from reasonscale.controller.spare import SAID
 from reasonscale.controller.status import MOVING, Found, changed, moved, refused, stamp, status_of
 from reasonscale.render.children import children
 from reasonscale.render.context import MODELS, SMALL, Context, PodSize, SecretKey, Subject
@@ -64,15 +66,18 @@ class Settings:
     ingress_replicas: int = 2
 
 
-def ready_replicas(samples: list[Sample], model: str, now: float, limit_s: float) -> int:
-    """Return the replicas that write a fresh ledger: a pod that runs may hold an engine that still loads."""
-    return len(
-        {
-            s.labels.get("WorkerId") or s.labels.get("pod") or s.labels.get("instance")
-            for s in samples
-            if s.name == c.M_LEDGER_TIME and s.labels.get(c.LABEL_METRIC_MODEL) == model and now - s.value <= limit_s
-        }
-    )
+def ready_replicas(samples: list[Sample], model: str, now: float, limit_s: float) -> int | None:
+    """Return the replicas that write a fresh ledger: a pod that runs may hold an engine that still loads.
+
+    None where all ledgers are old: nobody knows then.
+    """
+    told = [s for s in samples if s.name == c.M_LEDGER_TIME and s.labels.get(c.LABEL_METRIC_MODEL) == model]
+    fresh = {
+        s.labels.get("WorkerId") or s.labels.get("pod") or s.labels.get("instance")
+        for s in told
+        if now - s.value <= limit_s
+    }
+    return len(fresh) if fresh or not told else None
 
 
 def fetching_replicas(samples: list[Sample], model: str) -> int:
@@ -85,11 +90,13 @@ def fetching_replicas(samples: list[Sample], model: str) -> int:
 class Held:
     """The number of replicas as it stands in the RayService, and when what is not ready yet was asked for."""
 
-    def __init__(self, target: int, clock: Callable[[], float]) -> None:
+    def __init__(self, target: int, clock: Callable[[], float], counted: int = 0) -> None:
         self.target, self._clock = target, clock
-        self.ready: Callable[[], Awaitable[int]]
+        self.ready: Callable[[], Awaitable[int | None]]
         self.emptied: tuple[str, ...] = ()
         self.asleep: tuple[str, ...] = ()
+        self.counted = counted  # that were ready when that was known last
+        self.spare = 0  # asked for beside the target, for a rollout
         self._asked: list[float] = []
 
     async def set_replicas(self, replicas: int, /) -> None:
@@ -100,12 +107,15 @@ class Held:
         self.emptied, self.asleep = replicas, asleep
 
     async def fleet(self) -> Fleet:
-        ready = await self.ready()
+        known = await self.ready()
+        # What is unknown is as it was: taken for none, all would be starting, and a gap of the signals would be learnt as a start.
+        ready = self.counted = self.counted if known is None else known
         missing, now = max(0, self.target - ready), self._clock()
         self._asked = self._asked[len(self._asked) - missing :] if missing < len(self._asked) else self._asked
         self._asked = [now] * (missing - len(self._asked)) + self._asked
         ages = tuple(now - asked for asked in self._asked)
-        return Fleet(self.target, min(ready, self.target), ages, max(0, ready - self.target), self.emptied, self.asleep)
+        going = max(0, ready - self.target - self.spare)
+        return Fleet(self.target, min(ready, self.target), ages, going, self.emptied, self.asleep)
 
 
 class ModelLoop:
@@ -235,7 +245,12 @@ class ModelLoop:
         elif self._rolls_since is not None and now - self._rolls_since > ROLL_TOLD_S and not engines_update(service):
             self._rolls_since = None
         began = self._rolls_since is not None
-        return rolling_of(service, cost_in_place(self._held.target if self._held else 1) if began else None)
+        if outcome.spare_awaited:
+            return f"InPlace: {SAID}"
+        if not began and outcome.revision is not None:  # else nothing was applied, for a reason that may pass
+            self._applier.spare.rest()
+        held = self._held
+        return rolling_of(service, cost_in_place(held.target, held.spare) if began and held else None)
 
     def _without_late(self, model: ReasoningModel, resolved: Resolved, policy: Policy) -> Policy:
         """Give up replicas whose pods have not come within startTimeout, and ask for no more for as long again.
@@ -248,7 +263,8 @@ class ModelLoop:
         if self._given_up is not None and now >= self._given_up[1]:
             self._given_up = None
         subject = Subject(model, resolved, Context(self._namespace, 1, "", "", cpu=self._settings.cpu))
-        late = late_pods(self._cluster.pods(self._namespace, resolved.name), timeout, now)
+        asked = self._held.target * subject.pods_per_replica
+        late = late_pods(self._cluster.pods(self._namespace, resolved.name), asked, timeout, now)
         if late and self._given_up is None:
             replicas = -(-late // subject.pods_per_replica)
             self._given_up = (max(1, policy.min_replicas, self._held.target - replicas), now + timeout)
@@ -271,18 +287,23 @@ class ModelLoop:
 
         samples = self._samples_of(self._namespace, resolved.name, resolved.served_name)
 
-        async def ready() -> int:
+        async def ready() -> int | None:
+            known: int | None = None
             try:
                 found = await samples.fetch()
             except SignalsMissing:
                 self._fetching = 0
+            else:
+                self._fetching = fetching_replicas(found, resolved.served_name)
+                known = ready_replicas(found, resolved.served_name, self._clock(), samples.limit_s)
+            if known is None and not running_pods(self._cluster.pods(self._namespace, resolved.name)):
                 return 0
-            self._fetching = fetching_replicas(found, resolved.served_name)
-            return ready_replicas(found, resolved.served_name, self._clock(), samples.limit_s)
+            return known
 
         self._served = resolved.served_name
         if self._held is None:
-            self._held = Held(target, self._clock)
+            before = (self._status.get("replicas") or {}).get("ready")
+            self._held = Held(target, self._clock, int(before or 0))
             if running is not None:
                 self._held.emptied, self._held.asleep = emptied_of(running)
         self._held.ready = ready
@@ -298,20 +319,22 @@ class ModelLoop:
 
     async def _apply(self, model: ReasoningModel, resolved: Resolved, *, act: bool) -> Outcome:
         assert self._held is not None
+        more = resolved.max_replicas - self._held.target if self._held.target else 0
+        self._held.spare = max(0, min(self._applier.spare.number, more))
         s, running = self._settings, self._cluster.service(self._namespace, resolved.name) or {}
         active = ((running.get("status") or {}).get("activeServiceStatus") or {}).get("rayClusterName")
         context = Context(
-            namespace=self._namespace, replicas=self._held.target, image=s.image, code_image=s.code_image,
+            namespace=self._namespace, replicas=self._held.target + self._held.spare, image=s.image, code_image=s.code_image,
             uid=self._body["metadata"]["uid"], cpu=s.cpu, rdma=s.rdma, redis_address=s.redis_address, redis_password=s.redis_password, pod_monitor=s.pod_monitor,
             network_policy=s.network_policy, operator_namespace=s.namespace, head=s.head, ingress=s.ingress,
             ingress_replicas=s.ingress_replicas, active_cluster=active or None, emptied=self._held.emptied,
-            asleep=self._held.asleep,
+            asleep=self._held.asleep, spare=self._held.spare,
         )  # fmt: skip
         seen = self._status.get("observedGeneration") == self._body["metadata"].get("generation")
         subject = Subject(model, resolved, context)
         manifests = self._children(model, resolved, context)
         return (
-            await self._applier.apply(subject, manifests, seen)
+            await self._applier.apply(subject, manifests, seen, self._held.counted)
             if act
             else self._applier.look(subject, manifests[0], seen)
         )

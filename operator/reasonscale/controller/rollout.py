@@ -85,8 +85,8 @@ def _count(value: Any) -> float:
 
 def free_gpus(
     nodes: Iterable[Mapping[str, Any]], pods: Iterable[Mapping[str, Any]], resource: str, selector: Mapping[str, str]
-) -> int:
-    """Return how many of an extended resource are free on the nodes that the pods could go to."""
+) -> dict[str, float]:
+    """Return how many of an extended resource are free on each node that the pods could go to."""
     free: dict[str, float] = {}
     for node in nodes:
         labels = node["metadata"].get("labels") or {}
@@ -99,7 +99,7 @@ def free_gpus(
             for container in pod["spec"].get("containers") or ():
                 requests = (container.get("resources") or {}).get("requests") or {}
                 free[name] -= _count(requests.get(resource, 0))
-    return int(sum(max(0.0, x) for x in free.values()))
+    return {name: max(0.0, x) for name, x in free.items()}
 
 
 def blocked(strategy: str, needed: int, free: int | None) -> str | None:

@@ -82,6 +82,7 @@ class Context:
     emptied: tuple[str, ...] = ()  # replicas that routers send nothing more to
     asleep: tuple[str, ...] = ()  # those of them that sleep
     active_cluster: str | None = None  # the RayCluster that serves, once one does
+    spare: int = 0  # of `replicas`: for a rollout alone
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,8 +64,9 @@ def app_of(service: dict[str, Any]) -> dict[str, Any]:
 
 
 def replicas_of(service: dict[str, Any]) -> int:
-    """Return the number of replicas that a RayService asks for."""
-    return number_of(app_of(service)["deployments"][0])
+    """Return the number of replicas that a RayService asks for, without those for a rollout alone."""
+    spare = (service["metadata"].get("annotations") or {}).get(c.ANNOTATION_SPARE, "")
+    return number_of(app_of(service)["deployments"][0]) - (int(spare) if spare.isdigit() else 0)
 
 
 def emptied_of(service: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from reasonscale.api import constants as c
 from reasonscale.render.context import (
     GPUS_PER_POD,
     PORT_API,
@@ -70,6 +71,13 @@ def _groups(subject: Subject) -> list[dict[str, Any]]:
     ]
 
 
+def _metadata(subject: Subject) -> dict[str, Any]:
+    found = subject.metadata(subject.name)
+    if subject.context.spare:  # an operator that starts meanwhile does not count it
+        found["annotations"][c.ANNOTATION_SPARE] = str(subject.context.spare)
+    return found
+
+
 def rayservice(subject: Subject) -> dict[str, Any]:
     """Return the RayService."""
     redis = subject.context.redis_address
@@ -97,7 +105,7 @@ def rayservice(subject: Subject) -> dict[str, Any]:
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayService",
-        "metadata": subject.metadata(subject.name),
+        "metadata": _metadata(subject),
         "spec": {
             "serveConfigV2": serve_config_v2(subject),
             # After an upgrade to a new cluster the old one's chains end first.

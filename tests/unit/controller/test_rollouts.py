@@ -65,6 +65,7 @@ STEPS = st.one_of(
     st.tuples(st.just("max"), st.integers(2, 12)),
     st.tuples(st.just("emptied"), st.sampled_from([(), ("r0",), ("r0", "r1")])),
     st.tuples(st.just("asleep"), st.sampled_from([(), ("r0",)])),
+    st.tuples(st.just("spare"), st.sampled_from([0, 1])),
 )
 
 
@@ -193,4 +194,4 @@ def test_free_gpus_are_those_of_nodes_that_take_the_pods() -> None:
         node("l", 8, labels={"nvidia.com/gpu.product": "L4"}),
     ]
     pods = [pod("a", 6), pod("b", 8, "Succeeded"), pod("l", 1)]
-    assert free_gpus(nodes, pods, "nvidia.com/gpu", {"nvidia.com/gpu.product": "H100"}) == 2 + 8
+    assert free_gpus(nodes, pods, "nvidia.com/gpu", {"nvidia.com/gpu.product": "H100"}) == {"a": 2, "b": 8}

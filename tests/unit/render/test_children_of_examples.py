@@ -179,6 +179,11 @@ def test_an_example_says_what_was_proven_of_it(file: Path) -> None:
     assert head.endswith(PROVEN[file.stem == "micro-reasoner"])
 
 
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda f: f.stem)
+def test_an_example_scales_whatever_the_chart_s_default_is(file: Path) -> None:
+    assert all(model.spec.scaling.mode == "Auto" for model in load_models(file))
+
+
 def test_a_replica_of_sixteen_gpus_is_two_pods_of_one_group_that_ray_gives_to_one_engine() -> None:
     service = rendered(ROOT / "examples" / "deepseek-r1-h100x16.yaml")[0]["spec"]
     engine = service["rayClusterConfig"]["workerGroupSpecs"][1]

@@ -1,0 +1,222 @@
+"""A rollout in place starts one replica more first, where GPUs are free for it: in virtual time, before an API server with nodes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+from tests.unit.controller.test_writes_are_few import Server
+
+from reasonscale.api import constants as c
+from reasonscale.api.load import parse
+from reasonscale.api.resolve import resolve
+from reasonscale.autoscaler_metrics import DecisionMetrics
+from reasonscale.controller.kube import KubeError
+from reasonscale.controller.model_loop import ModelLoop, Settings
+from reasonscale.controller.spare import room_for_one
+from reasonscale.controller.status import stamp
+from reasonscale.render.context import Context, Subject
+from reasonscale.render.marks import app_of, replicas_of
+from reasonscale.signals.assemble import Sample
+from reasonscale.signals.sources import SignalsMissing
+
+SPEC: dict[str, Any] = {
+    "model": {"uri": "hf://Qwen/Qwen3-32B"}, "parallelism": {"tensor": 2}, "replicas": 1,
+    "scaling": {"mode": "Manual", "maxReplicas": 4},
+}  # fmt: skip
+
+
+class Nodes(Server):
+    """An API server with one node, whose engines are as many as `serve` says."""
+
+    limit_s = 30.0
+
+    def __init__(self, gpus: int, now: list[float]) -> None:
+        super().__init__()
+        self.gpus, self.now, self.serve, self.updating, self.blind = gpus, now, 0, False, False
+
+    async def list(self, _: str, kind: str, *__: Any) -> dict[str, Any]:
+        if self.blind:
+            raise KubeError("nodes is forbidden")
+        room = {"metadata": {"name": "a"}, "status": {"allocatable": {"nvidia.com/gpu": str(self.gpus)}}}
+        return {"items": [room] if kind == "Node" else []}
+
+    async def fetch(self) -> list[Sample]:
+        if not self.serve:
+            raise SignalsMissing("none yet")
+        return [Sample(c.M_LEDGER_TIME, {"model": "m", "WorkerId": str(n)}, self.now[0]) for n in range(self.serve)]
+
+    def service(self, namespace: str, name: str) -> dict[str, Any] | None:
+        found = super().service(namespace, name)
+        if found is not None:
+            held = {"LLMServer:m": {"status": "UPDATING" if self.updating else "HEALTHY"}}
+            found["status"] = {"activeServiceStatus": {"rayClusterName": "m-a", "applicationStatuses": {"m": {"serveDeploymentStatuses": held}}}}  # fmt: skip
+        return found
+
+    @property
+    def asked(self) -> tuple[int, int | None]:
+        """The number of replicas, and the batch that engines are told."""
+        app = app_of(self.objects["RayService"])
+        return int(app["deployments"][0]["num_replicas"]), app["args"]["models"][0]["engine_kwargs"].get("seed")
+
+    @property
+    def groups(self) -> list[int]:
+        return [g["replicas"] for g in self.objects["RayService"]["spec"]["rayClusterConfig"]["workerGroupSpecs"]]
+
+    def says(self, kind: str) -> str:
+        return next(str(x["message"]) for x in self.status["conditions"] if x["type"] == kind)
+
+
+class World:
+    """One model of one replica that serves, and the clock."""
+
+    def __init__(self, gpus: int = 4) -> None:
+        self.now = [1_800_000_000.0]
+        self.server = Nodes(gpus, self.now)
+        self.spec, self.generation = SPEC, 1
+        self.loop = self.operator()
+
+    def operator(self) -> ModelLoop:
+        self.loop = ModelLoop(
+            self.server, self.server, lambda *_: self.server, Settings(image="i:1", code_image="j:1"),
+            DecisionMetrics(CollectorRegistry()), lambda: self.now[0],
+        )  # type: ignore[arg-type]  # fmt: skip
+        self.see()
+        return self.loop
+
+    def see(self) -> None:
+        meta = {"name": "m", "namespace": "n", "uid": "u", "generation": self.generation}
+        self.loop.see({"apiVersion": c.API_VERSION, "kind": c.KIND, "metadata": meta, "spec": self.spec})
+
+    def change(self, **spec: Any) -> None:
+        self.spec, self.generation = {**self.spec, **spec}, self.generation + 1
+        self.see()
+
+    async def turns(self, count: int = 2) -> None:
+        for _ in range(count):
+            await self.loop.tick()
+            self.now[0] += 5.0
+
+
+@pytest.fixture
+async def world() -> World:
+    world = World()
+    await world.turns()
+    world.server.serve = 1
+    await world.turns()
+    assert world.server.asked == (1, None)
+    return world
+
+
+async def test_one_more_starts_first_serves_while_engines_restart_and_goes_when_they_have(world: World) -> None:
+    server = world.server
+    world.change(engine={"args": {"seed": "1"}})
+    await world.turns()
+    assert server.asked == (2, None), "the old engines go on until it is there"
+    assert server.groups[1] == 2
+    assert server.says("Progressing") == "InPlace: one replica more starts on free GPUs first, so that none is missing while engines restart"  # fmt: skip
+    assert server.status["replicas"] == {"desired": 1, "ready": 1, "starting": 0, "draining": 0, "asleep": 0}
+    await world.turns(20)
+    assert server.asked == (2, None)
+    server.serve = 2
+    await world.turns(1)
+    assert server.asked == (2, 1)
+    server.updating = True
+    await world.turns(30)
+    assert server.asked == (2, 1)
+    assert "one replica more runs meanwhile, so that none is missing" in server.says("Progressing")
+    assert server.status["replicas"]["draining"] == 0
+    server.updating = False
+    await world.turns(3)
+    assert server.asked == (1, 1)
+    assert c.ANNOTATION_SPARE not in server.objects["RayService"]["metadata"]["annotations"]
+    writes = len(server.writes)
+    server.serve = 1
+    await world.turns(20)
+    assert server.asked == (1, 1)
+    assert server.writes[writes:].count("RayService") == 0
+
+
+@pytest.mark.parametrize("why", ["no GPU", "at the maximum", "nodes may not be seen"])
+async def test_without_room_for_it_the_cost_is_said_and_the_rollout_goes_on(why: str) -> None:
+    world = World(gpus=1 if why == "no GPU" else 4)
+    if why == "at the maximum":
+        world.change(scaling={"mode": "Manual", "maxReplicas": 1})
+    await world.turns()
+    world.server.serve = 1
+    world.change(engine={"args": {"seed": "1"}})
+    world.server.blind = why == "nodes may not be seen"
+    await world.turns()
+    assert world.server.asked == (1, 1)
+    assert "an outage of one engine start" in world.server.says("Progressing")
+
+
+async def test_one_that_does_not_come_within_start_timeout_is_waited_for_no_longer(world: World) -> None:
+    world.change(engine={"args": {"seed": "1"}})
+    await world.turns()
+    assert world.server.asked == (2, None)
+    world.now[0] += 901.0
+    await world.turns()
+    assert world.server.asked == (1, 1)
+
+
+async def test_its_pod_that_never_comes_costs_no_replica_that_is_asked_for() -> None:
+    world = World()
+    world.change(scaling={"mode": "Auto", "minReplicas": 1, "maxReplicas": 4})
+    world.loop._status = {"replicas": {"desired": 2}}
+    await world.turns()
+    runs = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    made = {"creationTimestamp": stamp(world.now[0]), "labels": {c.LABEL_ROLE: "engine"}}
+    pods = [
+        {"metadata": {"name": f"p{n}", **made}, "status": runs if n < 2 else {"phase": "Pending"}} for n in range(3)
+    ]
+    world.server.found_pods, world.server.serve = pods[:2], 2
+    await world.turns()
+    assert world.server.asked == (2, None)
+    world.change(engine={"args": {"seed": "1"}})
+    await world.turns()
+    assert world.server.asked == (3, None)
+    world.server.found_pods = pods
+    world.now[0] += 905.0
+    await world.turns(4)
+    assert world.server.asked == (2, 1)
+    assert "given up" not in world.server.says("Degraded")
+
+
+async def test_a_change_that_is_taken_back_lets_it_go(world: World) -> None:
+    world.change(engine={"args": {"seed": "1"}})
+    await world.turns()
+    world.change(engine={})
+    await world.turns(3)
+    assert world.server.asked == (1, None)
+
+
+async def test_a_number_that_reaches_its_maximum_meanwhile_takes_its_place(world: World) -> None:
+    world.change(engine={"args": {"seed": "1"}})
+    await world.turns()
+    world.change(replicas=4)
+    await world.turns(3)
+    assert world.server.asked == (4, 1)
+
+
+async def test_an_operator_that_starts_meanwhile_does_not_count_it(world: World) -> None:
+    world.change(engine={"args": {"seed": "1"}}, scaling={"mode": "Auto", "maxReplicas": 4})
+    await world.turns()
+    assert world.server.asked == (2, None)
+    assert replicas_of(world.server.objects["RayService"]) == 1
+    world.operator()
+    await world.turns()
+    assert world.server.asked == (2, None), "it is asked for once, and not twice"
+    assert world.server.status["replicas"]["desired"] == 1
+
+
+def test_a_replica_of_eight_finds_no_room_on_two_nodes_with_four_free_each() -> None:
+    model = parse({"apiVersion": c.API_VERSION, "kind": c.KIND, "metadata": {"name": "m"}, "spec": {**SPEC, "parallelism": {"tensor": 8}}})  # fmt: skip
+    subject = Subject(model, resolve(model), Context("n", 1, "i", "j"))
+    assert not room_for_one(subject, {"a": 4.0, "b": 4.0})
+    assert room_for_one(subject, {"a": 4.0, "b": 8.0})
+    assert not room_for_one(subject, None), "who may not see the nodes asks for nothing"
+    asleep = replace(subject, context=replace(subject.context, replicas=0))
+    assert not room_for_one(asleep, {"b": 8.0}), "nothing runs that could be missing"
