@@ -306,6 +306,7 @@ class ModelLoop:
             self._held = Held(target, self._clock, int(before or 0))
             if running is not None:
                 self._held.emptied, self._held.asleep = emptied_of(running)
+                self._held.counted += len(self._held.emptied)  # the status has them apart
         self._held.ready = ready
         source = ModelSource(samples, resolved.served_name, self._held.fleet, self._clock)
         name = f"{self._namespace}/{resolved.name}"
