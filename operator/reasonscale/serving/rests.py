@@ -48,12 +48,16 @@ class Rests:
         while True:
             await asyncio.sleep(TURN_S)
             try:
-                for model in self._handles:
-                    if self._wait(model):
-                        self.rouse(model)
-                self._turn()
+                self.turn()
             except Exception:  # the next turn may do better
                 log.exception("replicas could not be told to sleep or to wake")
+
+    def turn(self) -> None:
+        """Wake whoever is waited for, and tell all what is said of them; once in `TURN_S`."""
+        for model in self._handles:
+            if self._wait(model):
+                self.rouse(model)
+        self._turn()
 
     def _turn(self) -> None:
         for handle in self._handles.values():

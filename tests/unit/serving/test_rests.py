@@ -58,13 +58,15 @@ class World:
 
     async def second(self) -> None:
         """A turn, and the reports after it."""
-        await asyncio.sleep(0.02)
+        self.rests.turn()
+        for _ in range(10):  # whoever is told has heard it
+            await asyncio.sleep(0)
         self.report()
 
 
 @pytest.fixture
 async def world(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(rests, "TURN_S", 0.005)
+    monkeypatch.setattr(rests, "TURN_S", 3600.0)  # turns are taken by hand
     made = World()
     made.report()
     made.rests.configure()
