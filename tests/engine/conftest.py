@@ -178,7 +178,10 @@ class Service:
         """Return what calls the model's replicas directly."""
         from ray import serve
 
-        self._handle = self._handle or serve.get_deployment_handle(self.deployment, self.app)
+        if self._handle is None:
+            self._handle = serve.get_deployment_handle(self.deployment, self.app)
+            # Else it wants the caller's loop, as in an ingress (`ROUTER_ENV`); tests have none.
+            self._handle._init(_run_router_in_separate_loop=True)
         return self._handle
 
     def ledger(self) -> dict[str, Any]:

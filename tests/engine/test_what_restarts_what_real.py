@@ -79,7 +79,10 @@ class Light:
         """Return what a replica was told last."""
         from ray import serve
 
-        return serve.get_deployment_handle(deployment, APP).told.remote().result(timeout_s=30)
+        handle = serve.get_deployment_handle(deployment, APP)
+        if not handle.is_initialized:  # Serve keeps them
+            handle._init(_run_router_in_separate_loop=True)  # tests have no loop of their own (`ROUTER_ENV`)
+        return handle.told.remote().result(timeout_s=30)
 
 
 @pytest.fixture(scope="module")
