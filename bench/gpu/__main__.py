@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench import fidelity
 from bench.gpu import answers, asleep, ledger, loop, shapes, sleep, tax
 
 STAGES = ("profile", "tax", "three", "small", "loop", "ledger", "answers", "sleep", "asleep")
@@ -115,6 +116,8 @@ class Bench:
         folder = self.work / "loop"
         folder.mkdir(exist_ok=True)
         asyncio.run(loop.measure(folder, self.out, self.keep("loop"), rehearse=self.rehearse))
+        found = fidelity.compare(fidelity.of_gpu(self.out))
+        fidelity.draw(found, self.out / "gpu-loop.png", "one load: engines on a GPU, and the simulator")
 
     def answers(self) -> None:
         """Right answers while an engine is killed."""
