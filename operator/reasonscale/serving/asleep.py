@@ -12,6 +12,9 @@ from reasonscale.serving.errors import EngineLost
 
 AWAKE, ASLEEP, FALLING = 0, 1, 2  # the stages, as a replica reports them
 STAY_S: Final = 5.0  # after its last request: one that came on its way is followed by others
+LIMIT_S: Final = (
+    120.0  # of a fall or a wake; the first fall takes longest, 21 s for the 7B, in which its host memory is pinned
+)
 LEVEL: Final = 1  # vLLM's: weights in host memory, the KV cache dropped
 
 
@@ -32,14 +35,14 @@ class Sleeper:
 
     def __init__(
         self, busy: Callable[[], bool], alone: Callable[[], AbstractContextManager[bool]],
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.monotonic, limit_s: float = LIMIT_S,
     ) -> None:  # fmt: skip
         self.engine: Engine | None = None  # None: it can't sleep
         self.stage = AWAKE
         self.fell_s: float | None = None  # how long the last fall asleep took, and the last wake
         self.woke_s: float | None = None
         self.lost: EngineLost | None = None
-        self._busy, self._alone, self._clock = busy, alone, clock
+        self._busy, self._alone, self._clock, self._limit_s = busy, alone, clock, limit_s
         self._used_s = float("-inf")
         self._doing: asyncio.Future[None] | None = None
 
@@ -79,16 +82,19 @@ class Sleeper:
                 return
             self.stage, began = FALLING, self._clock()
             try:
-                await engine.sleep(level=LEVEL)
+                await asyncio.wait_for(engine.sleep(level=LEVEL), self._limit_s)
             except Exception as error:
-                raise EngineLost(f"the engine could not go to sleep: {error}") from error
+                raise EngineLost(f"the engine could not go to sleep: {self._said(error)}") from error
             self.stage, self.fell_s = ASLEEP, self._clock() - began
 
     async def _rise(self, engine: Engine) -> None:
         began = self._clock()
         try:
-            await engine.wake_up()
+            await asyncio.wait_for(engine.wake_up(), self._limit_s)
         except Exception as error:
             # Most likely its place on the GPU is not free any more.
-            raise EngineLost(f"the engine could not be woken: {error}") from error
+            raise EngineLost(f"the engine could not be woken: {self._said(error)}") from error
         self.stage, self.woke_s = AWAKE, self._clock() - began
+
+    def _said(self, error: Exception) -> str:
+        return f"it did not answer within {self._limit_s:g} s" if isinstance(error, TimeoutError) else str(error)

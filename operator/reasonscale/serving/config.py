@@ -22,7 +22,7 @@ COMMON_ENV: Final[Mapping[str, str]] = {
     "RAYLLM_ENABLE_REQUEST_PROMPT_LOGS": "0",
 }
 # Serve gives the router, and the code that it serves, a loop in a thread of its own each. Three threads of one process then
-# wait for each other's turn with every request and event: at 256 requests in a second the first token came 0.5 s later.
+# wait for each other's turn with every request and event: at 256 requests in a second the first token came 0.5 s later (docs/gpu.md).
 ROUTER_ENV: Final[Mapping[str, str]] = {"RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
 INGRESS_ENV: Final[Mapping[str, str]] = {**ROUTER_ENV, "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}
 LOOPBACK_ENV: Final[Mapping[str, str]] = {"REASONSCALE_LOOPBACK": "1"}

@@ -164,7 +164,8 @@ class Gate:
         before = [t.seats for t in self.waiting]
         if self.room < sum(before) + ticket.seats and self._light(ticket.cls, now):
             # The free seats, those that are kept included, are for classes below their share, whoever else waits.
-            before = [t.seats for t in self.waiting if self._light(t.cls, now)]
+            light = {cls for cls in {t.cls for t in self.waiting} if self._light(cls, now)}
+            before = [t.seats for t in self.waiting if t.cls in light]
         if self.room >= sum(before) + ticket.seats:
             return True
         longest = self.rules.max_queue_s

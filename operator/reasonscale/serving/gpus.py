@@ -91,6 +91,12 @@ def shortage(gpu: Gpu, share: float, run: Run = _smi) -> str | None:
     )
 
 
+def has_room(index: int, share: float, run: Run = _smi) -> bool:
+    """Tell whether an engine that takes `share` of a GPU's memory finds it free now."""
+    gpu = next((g for g in gpus(run) if g.index == index), None)
+    return gpu is not None and shortage(gpu, share, run) is None
+
+
 def wait_for_room(
     index: int, share: float, *, timeout_s: float = 120.0, run: Run = _smi, sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,

@@ -7,6 +7,7 @@ waits, a request passes at once.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import time
 from collections import deque
@@ -102,7 +103,8 @@ class Hold:
         self._inside.add(mine)
         self.held_bytes += size_bytes
         if self._pump is None or self._pump.done():
-            self._pump = asyncio.create_task(self._let_on())
+            # Neither in this request's context, nor what it does: Serve would give its calls this request's id.
+            self._pump = asyncio.create_task(self._let_on(), context=contextvars.Context())
         try:
             async with asyncio.timeout(limits.wait_s):
                 await mine.may_go

@@ -50,10 +50,15 @@ def _share(llm_config: Any) -> float:
 @asynccontextmanager
 async def room(index: int, llm_config: Any) -> AsyncIterator[None]:
     """Hold the GPU's start lock with the engine's memory free; NoGpu in words where that does not become so."""
-    with ExitStack() as stack:
-        await asyncio.to_thread(stack.enter_context, gpus.alone(index))
-        await asyncio.to_thread(gpus.wait_for_room, index, _share(llm_config))
-        yield
+    share = _share(llm_config)
+    while True:
+        # Waited for without the lock: who falls asleep, and so gives its memory, needs it.
+        await asyncio.to_thread(gpus.wait_for_room, index, share)
+        with ExitStack() as stack:
+            await asyncio.to_thread(stack.enter_context, gpus.alone(index))
+            if await asyncio.to_thread(gpus.has_room, index, share):
+                yield
+                return
 
 
 @contextmanager

@@ -7,6 +7,7 @@ later, changes nothing.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -14,10 +15,11 @@ from typing import Any, Final
 from ray.llm._internal.serve.core.protocol import RawRequestInfo
 
 from reasonscale.api import constants as c
+from reasonscale.serving.asleep import LIMIT_S
 from reasonscale.serving.shared import LOADS
 
 TURN_S: Final = 1.0
-TIMEOUT_S: Final = 120.0  # the first time takes longest: 22 s for the 7B, in which its host memory is pinned
+TIMEOUT_S: Final = LIMIT_S + 10.0  # the replica says itself that it takes too long
 log = logging.getLogger("ray.serve")
 
 
@@ -33,7 +35,7 @@ class Rests:
     def configure(self) -> None:
         """Look at once at what is said now; called on the loop that serves requests."""
         if self._task is None:
-            self._task = asyncio.create_task(self._run())
+            self._task = asyncio.create_task(self._run(), context=contextvars.Context())
         self._turn()
 
     def rouse(self, model: str) -> bool:
@@ -65,7 +67,10 @@ class Rests:
             for replica, asleep in loads.to_tell() if loads is not None else ():
                 key = (replica, asleep)
                 if key not in self._telling or self._telling[key].done():
-                    self._telling[key] = asyncio.create_task(self._tell(handle, replica, asleep))
+                    # In no request's context: Serve would give the call that request's id, by which its router then
+                    # takes the one for the other, and one of them waits for ever.
+                    telling = asyncio.create_task(self._tell(handle, replica, asleep), context=contextvars.Context())
+                    self._telling[key] = telling
         self._telling = {key: task for key, task in self._telling.items() if not task.done()}
 
     async def _tell(self, handle: Any, replica: str, asleep: bool) -> None:

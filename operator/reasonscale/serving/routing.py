@@ -27,6 +27,7 @@ SILENT: Final = 2  # how late such a one is
 FULL: Final = 0.95  # of its KV cache: filled no further while others have room
 SESSIONS: Final = 10_000
 LEFT: Final = 1_000  # replicas that went, remembered
+ROUSED_S: Final = 60.0  # since somebody waited last
 STAY: Final = 1.25  # a session stays where its replica has at most so much more work than the least
 STAY_TOKENS: Final = 4000.0
 
@@ -59,7 +60,8 @@ class Loads:
         self._emptied: dict[str, float] = {}  # until when each is
         self._named: dict[str, float] = {}  # since when each of these was named
         self._asleep: frozenset[str] = frozenset()  # of these, those that sleep: they don't come back by themselves
-        self._roused = False  # until others are named
+        self._roused_until_s = float("-inf")  # until when none of them sleeps
+        self._woken: set[str] = set()  # of them, those that were told to wake since: a request wakes them as well
         self._asked: dict[str, bool] = {}  # replicas that were told to sleep, or to wake
         self._left: OrderedDict[str, float] = OrderedDict()  # replicas that Serve sends nothing to any more, since when
         self._sessions: OrderedDict[str, str] = OrderedDict()
@@ -118,15 +120,25 @@ class Loads:
         """
         now, named, told = self._clock(), frozenset(asleep), tuple(replicas)
         if named != self._asleep:
-            self._asleep, self._roused = named, False
+            for back in self._asleep - named:  # what it had before, it had asleep
+                self._named.pop(back, None)
+            self._asleep, self._roused_until_s = named, float("-inf")
         self._emptied = {r: inf if r in named else min(self._emptied.get(r, inf), now + for_s) for r in told}
         self._named = {r: self._named.get(r, now) for r in told}
 
     def rouse(self) -> bool:
-        """Let nobody sleep until others are named; return whether anybody did."""
-        did = bool(self._asleep) and not self._roused
-        self._roused = self._roused or did
+        """Let nobody sleep for `ROUSED_S`, or until others are named; return whether anybody did."""
+        if not self._asleep:
+            return False
+        did = not self._roused
+        if did:
+            self._woken.clear()
+        self._roused_until_s = self._clock() + ROUSED_S
         return did
+
+    @property
+    def _roused(self) -> bool:
+        return self._roused_until_s > self._clock()
 
     def to_tell(self) -> list[tuple[str, bool]]:
         """Return the replicas that are to be told to sleep (True) or to wake, by what they say and what they were told."""
@@ -138,6 +150,11 @@ class Loads:
             rests, wanted = seen.report.get(RESTS, AWAKE), name in sleepers
             # One that was told to sleep may do it by now, and not have said so.
             if (wanted and rests == AWAKE) or (not wanted and (rests != AWAKE or self._asked.get(name, False))):
+                if not wanted and name in self._asleep:
+                    # Once: another ingress, at which nobody waits, may tell it to sleep again, and so on without end.
+                    if name in self._woken:
+                        continue
+                    self._woken.add(name)
                 found.append((name, wanted))
                 self._asked[name] = wanted
         return found
@@ -190,7 +207,7 @@ class Loads:
         A replica that is full by its KV cache, preempts, hangs or is to be emptied keeps what it has and gets no more.
         """
         in_all, mine, oldest_s = 0, 0, 0.0
-        seen = list(self._seen.items())  # the router's thread adds to it
+        seen = list(self._seen.items())
         spared = self._spared([replica for replica, _ in seen])
         for replica, known in seen:
             by = known.report.get(BY) or {}

@@ -10,7 +10,7 @@ from collections import OrderedDict
 
 from reasonscale.serving.routing import Loads
 
-# The router runs in a thread of its own; the ingress reads by whole assignments alone.
+# The router runs on the ingress' own loop (`config.INGRESS_ENV`); read by whole assignments all the same.
 LOADS: dict[str, Loads] = {}  # by deployment
 READY: dict[str, int] = {}  # replicas that take requests, by deployment
 PLACED: OrderedDict[str, tuple[str, float]] = OrderedDict()  # a request's unique id -> its replica, and since when

@@ -142,6 +142,43 @@ async def test_an_engine_that_can_not_be_woken_is_lost_for_all_who_wait() -> Non
     assert isinstance(w.sleeper.lost, EngineLost)  # by which the replica goes
 
 
+@pytest.mark.parametrize("falls", [True, False])
+async def test_an_engine_that_never_says_that_it_fell_asleep_or_woke_is_lost(falls: bool) -> None:
+    w = World()
+    w.sleeper = Sleeper(lambda: False, w.alone, lambda: w.now, limit_s=0.01)
+    w.sleeper.engine = w.engine
+    if falls:
+        w.engine.go.clear()
+        with pytest.raises(EngineLost, match=r"could not go to sleep: it did not answer within 0\.01 s"):
+            await w.sleeper.rest(True)
+    else:
+        await w.sleeper.rest(True)
+        w.engine.go.clear()
+        with pytest.raises(EngineLost, match=r"could not be woken: it did not answer within 0\.01 s"):
+            await w.sleeper.awake()
+    assert isinstance(w.sleeper.lost, EngineLost)
+
+
+async def test_an_engine_that_waits_for_memory_leaves_the_lock_to_one_that_gives_it_by_falling_asleep(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    free, held = [False], list[bool]()
+    monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(gpus, "has_room", lambda index, share: free[0])
+
+    def wait(index: int, share: float) -> None:
+        with place.alone(index) as alone:  # the other falls asleep
+            held.append(alone)
+            free[0] = len(held) > 1  # the first time somebody else took what came free
+
+    monkeypatch.setattr(gpus, "wait_for_room", wait)
+    config = type("Config", (), {"engine_kwargs": {}})()
+    async with place.room(0, config):
+        assert held == [True, True]
+        with place.alone(0) as alone:
+            assert not alone, "while it starts nobody else does"
+
+
 async def test_an_engine_that_was_started_without_sleep_stays_awake() -> None:
     w = World()
     w.sleeper.engine = None

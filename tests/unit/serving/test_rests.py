@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ from reasonscale.serving.router import ExpectedWork
 from reasonscale.serving.routing import AT, REQUESTS, RESTS, Loads
 
 NAME = "LLMServer:m"
+REQUEST = contextvars.ContextVar("REQUEST", default="none")
 
 
 class Handle:
@@ -25,6 +27,7 @@ class Handle:
 
     def __init__(self) -> None:
         self.told: list[tuple[str, bool]] = []
+        self.requests: set[str] = set()  # in whose context it was told
         self.stage: dict[str, int] = {"a": AWAKE, "b": AWAKE}
         self.lost: set[str] = set()
         self.slow = asyncio.Event()
@@ -38,6 +41,7 @@ class Handle:
     async def _rest(self, asleep: bool, info: Any) -> bool:
         replica = info.headers[c.HEADER_REPLICA]
         self.told.append((replica, asleep))
+        self.requests.add(REQUEST.get())
         if replica in self.lost:
             raise RuntimeError("the actor died")
         await self.slow.wait()
@@ -123,6 +127,17 @@ async def test_who_waits_too_long_at_the_gate_has_all_of_them_woken_once(world: 
     await world.second()
     assert world.handle.stage["b"] == AWAKE  # until something else is said of it
     assert not world.rests.rouse("m")
+
+
+async def test_no_replica_is_told_in_the_name_of_a_request(world: World) -> None:
+    world.loads.empty(["b"], 60.0, ["b"])
+    await world.second()
+    REQUEST.set("of a client")
+    assert world.rests.rouse("m")
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert ("b", False) in world.handle.told
+    assert world.handle.requests == {"none"}
 
 
 async def test_serve_s_router_gives_what_names_a_replica_to_it_alone_and_counts_it_for_nothing() -> None:

@@ -290,6 +290,57 @@ def test_rousing_wakes_all_that_sleep_until_others_are_named() -> None:
     assert loads.order(["a", "b"]) == ["a"]
 
 
+def test_of_two_ingresses_one_that_rouses_and_one_that_does_not_do_not_tell_a_replica_to_and_fro_without_end() -> None:
+    clock, told = Clock(), list[tuple[str, bool]]()
+    ingresses = Loads(clock), Loads(clock)
+    stage = 1
+    for loads in ingresses:
+        loads.empty(["b"], 60.0, ["b"])
+    for second in range(600):
+        for loads in ingresses:
+            asleep(loads, "a", stage=0)
+            asleep(loads, "b", stage=stage)
+        if second == 10:
+            assert ingresses[0].rouse()
+        now = [one for loads in ingresses for one in loads.to_tell()]
+        told += now
+        if now:  # idle: it does as it is told
+            stage = 1 if now[-1][1] else 0
+        clock.now += 1.0
+    assert told == [("b", False), ("b", True)]
+    assert not ingresses[0]._roused
+
+
+def test_one_that_is_roused_sleeps_again_when_nobody_has_waited_for_a_minute() -> None:
+    clock = Clock()
+    loads = Loads(clock)
+    asleep(loads, "a", stage=0)
+    asleep(loads, "b")
+    loads.empty(["b"], 60.0, ["b"])
+    assert loads.rouse()
+    for _ in range(3):
+        clock.now += 40.0
+        loads.rouse()  # somebody waits again
+    asleep(loads, "a", "b", stage=0)
+    assert ("b", True) not in loads.to_tell()
+    clock.now += 61.0
+    asleep(loads, "a", "b", stage=0)
+    assert loads.to_tell() == [("b", True)]
+
+
+def test_one_that_slept_and_is_emptied_now_has_its_time_to_end_its_chains() -> None:
+    clock = Clock()
+    loads = Loads(clock)
+    asleep(loads, "a", stage=0)
+    asleep(loads, "b")
+    loads.empty(["b"], 60.0, ["b"])
+    clock.now += 3600.0
+    asleep(loads, "a", "b", stage=0)
+    loads.empty(["b"], 60.0)  # a request had woken it
+    clock.now += 1.0
+    assert loads.goes_for_s("b") == 1.0
+
+
 def test_one_that_falls_asleep_is_taken_last_until_it_is_awake_again() -> None:
     loads = Loads(Clock())
     asleep(loads, "a", stage=0)
