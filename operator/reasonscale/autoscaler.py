@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from reasonscale.scaling.decide import decide
+from reasonscale.scaling.emptying import unlapsed
 from reasonscale.scaling.record import from_json, to_json
 from reasonscale.scaling.state import State
 from reasonscale.scaling.types import Decision, Fleet, Freshness, Mode, Observation, Policy
@@ -118,9 +119,9 @@ class Autoscaler:
 
     async def _bring(self, decision: Decision, fleet: Fleet, policy: Policy) -> str | None:
         """Ask for what was decided; return what went wrong."""
-        if policy.mode is Mode.RECOMMEND:  # what is emptied stays so until it lapses: nothing is told to anybody
-            return None
-        asked, failed = decision.target + len(decision.emptied), []
+        asked, named, failed = decision.target + len(decision.emptied), (decision.emptied, decision.asleep), []
+        if policy.mode is Mode.RECOMMEND:  # who is emptied stays so until that has lapsed, and is named no more then
+            asked, named = fleet.target, (unlapsed(fleet, policy, self.state, decision.time), fleet.asleep)
 
         async def number() -> None:
             if asked != fleet.target:
@@ -130,7 +131,6 @@ class Autoscaler:
                     failed.append(f"could not ask for {asked} replicas: {_words(error)}")
 
         async def empty() -> None:
-            named = decision.emptied, decision.asleep
             if fleet.emptied is not None and named != (fleet.emptied, fleet.asleep):
                 try:
                     await self._actuator.empty(*named)

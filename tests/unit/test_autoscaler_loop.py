@@ -14,6 +14,7 @@ from tests.unit.scaling.worlds import POLICY, counts, observe
 from reasonscale.api import constants as c
 from reasonscale.autoscaler import Autoscaler, RecordFile, read_records
 from reasonscale.autoscaler_metrics import DecisionMetrics
+from reasonscale.scaling.emptying import serving
 from reasonscale.scaling.record import replay
 from reasonscale.scaling.types import Fleet, Freshness, Mode, Numbers
 
@@ -114,6 +115,24 @@ async def test_what_is_emptied_when_a_model_is_held_stays_so_and_nobody_is_told_
     for _ in range(10):
         await held.tick()
     assert (cluster.emptied, cluster.calls) == (("r0",), [("empty", ("r0",))])
+
+
+@pytest.mark.parametrize("asleep", [(), ("r1",)])
+async def test_what_is_emptied_in_recommend_serves_again_once_the_ingress_lets_it_and_what_sleeps_sleeps_on(asleep):
+    cluster, told = Emptying(), []
+    cluster.target, cluster.emptied, cluster.asleep = 3, ("r0", *asleep), asleep
+    policy = replace(POLICY, mode=Mode.RECOMMEND, drain_s=100.0, asleep=1)
+    loop = loop_of(cluster, policy, listeners=[told.append])
+    began = cluster.time
+    while cluster.time < began + 100.0 + c.EMPTIED_MORE_S:
+        await loop.tick()
+    assert cluster.calls == []
+    for _ in range(4):
+        await loop.tick()
+    assert cluster.calls == [("empty", asleep)]
+    fleet = serving(told[-1].observation.fleet)
+    assert (fleet.target, fleet.ready, fleet.draining) == (3 - len(asleep), 3 - len(asleep), 0)
+    assert told[-1].decision.current == fleet.target
 
 
 async def test_recommend_never_acts():

@@ -105,6 +105,9 @@ M_TTFAT: Final = "reasonscale_time_to_first_answer_token_seconds"
 M_TPOT: Final = "reasonscale_time_per_output_token_seconds"
 M_E2E: Final = "reasonscale_e2e_seconds"
 
+# An emptied replica gets requests again so long after drain.max: by then whoever had it emptied has let it go, or is gone.
+EMPTIED_MORE_S: Final = 120.0
+
 LABEL_METRIC_MODEL: Final = "model"
 LABEL_METRIC_CLASS: Final = "cls"
 LABEL_METRIC_BIN: Final = "bin"  # the bin's lower edge, as a decimal number

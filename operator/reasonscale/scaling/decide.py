@@ -29,7 +29,7 @@ def decide(seen: Observation, policy: Policy, state: State) -> tuple[Decision, S
     awake = mine
     if mine.fleet.emptied or mine.fleet.asleep:
         awake = replace(mine, fleet=emptying.serving(mine.fleet), replicas=emptying.awake(mine))
-    decision, after = _decide(awake, policy, state, seen.fleet.draining, len(mine.fleet.asleep))
+    decision, after = _decide(awake, policy, learn_fleet(state, mine.fleet, seen.time), seen.fleet.draining, len(mine.fleet.asleep))
     if seen.freshness is Freshness.FRESH:
         after = learn_wakes(after, seen)
     emptied, asleep, after = emptying.plan(mine, decision.target, policy, after)
@@ -49,8 +49,6 @@ def _decide(seen: Observation, policy: Policy, state: State, going: int, resting
     if seen.freshness is Freshness.FRESH:
         state = learn(state, seen, policy)
         outlook = look(seen, policy, state)
-    else:
-        state = learn_fleet(state, seen.fleet, seen.time)
     if policy.mode in (Mode.MANUAL, Mode.EXTERNAL):
         return _fixed(seen, policy, state, outlook)
     if zero.at_zero(seen, policy) or (outlook is None and zero.waits_for_any(seen)):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+from reasonscale.api import constants as c
 from reasonscale.scaling.state import State
 from reasonscale.scaling.types import Fleet, Freshness, Mode, Observation, Policy, ReplicaCounts
 from reasonscale.scaling.victims import Standing, victims
@@ -46,6 +47,16 @@ def risen(seen: Observation) -> Observation:
             asleep=tuple(r for r in seen.fleet.asleep if r not in up),
         ),
     )
+
+
+def unlapsed(fleet: Fleet, policy: Policy, state: State, now: float) -> tuple[str, ...]:
+    """Return those of the fleet that are emptied still: where nobody decides, the ingress lets the others have requests again.
+
+    Not those that sleep: they do until they are named no more.
+    """
+    since = dict(state.emptied_since)
+    most_s = policy.drain_s + c.EMPTIED_MORE_S
+    return tuple(r for r in fleet.emptied or () if r in fleet.asleep or now - since.get(r, now) <= most_s)
 
 
 def awake(seen: Observation) -> tuple[ReplicaCounts, ...]:

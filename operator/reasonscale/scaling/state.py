@@ -96,7 +96,10 @@ def learn_wakes(state: State, seen: Observation) -> State:
 
 
 def learn_fleet(state: State, fleet: Fleet, now: float) -> State:
-    """Return the state with the starts that ended since the last look."""
+    """Return the state with the starts that ended since the last look. `fleet`: as the actuator has it.
+
+    With those that are emptied or sleep: one of them that is taken back serves again, and has not started.
+    """
     return replace(state, fleet=fleet, fleet_time=now, starts_s=_starts(state, fleet, now))
 
 
@@ -115,7 +118,7 @@ def _starts(state: State, fleet: Fleet, now: float) -> tuple[float, ...]:
 
 
 def learn(state: State, seen: Observation, policy: Policy) -> State:
-    """Return the state after a fresh observation, fleet and all. Targets, calm and rises are for `decide` to keep."""
+    """Return the state after a fresh observation, but for its fleet. Targets, calm and rises are for `decide` to keep."""
     dt = max(0.0, seen.time - state.time) if state.time is not None else seen.window_s
     classes: dict[str, ClassMemory] = {}
     for name in sorted({*state.classes, *seen.classes}):
@@ -137,9 +140,6 @@ def learn(state: State, seen: Observation, policy: Policy) -> State:
     return replace(
         state,
         time=seen.time,
-        fleet=seen.fleet,
-        fleet_time=seen.time,
-        starts_s=_starts(state, seen.fleet, seen.time),
         classes=classes,
         steps=observe(state.steps, seen.replicas, dt),
         preemptions_per_s=old_p * state.preemptions_per_s + (1.0 - old_p) * preempted / window,

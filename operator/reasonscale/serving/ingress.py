@@ -38,7 +38,6 @@ _SECONDS = [0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300, 600, 1800]
 _TPOT = [0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1]
 _MODEL, _CLS, _REASON = c.LABEL_METRIC_MODEL, c.LABEL_METRIC_CLASS, c.LABEL_METRIC_REASON
 _CLIENT_GONE = 499
-EMPTIED_MORE_S = 120.0  # by then whoever had it emptied has let it go, after drain.max, or is gone
 _ALIVE = (events.OTHER, "")
 _SERVED = "POST /v1/chat/completions, POST /v1/completions and GET /v1/models"
 log = logging.getLogger("ray.serve")
@@ -87,7 +86,7 @@ class Ingress:
         self._passages.share(user_config.get("ingresses", 1) > 1)
         for model, handle in self._handles.items():
             if model in self._settings:
-                name, most_s = handle.deployment_name, self._settings[model].hand_over_s + EMPTIED_MORE_S
+                name, most_s = handle.deployment_name, self._settings[model].hand_over_s + c.EMPTIED_MORE_S
                 emptied, asleep = (user_config.get(key, {}).get(name, ()) for key in (EMPTIED, ASLEEP))
                 LOADS.setdefault(name, Loads()).empty(emptied, most_s, asleep)
         self._rests.configure()

@@ -193,6 +193,8 @@ def test_one_that_sleeps_takes_the_place_of_one_that_is_lost_and_nobody_has_to_s
     fleet.tick()
     assert (fleet.asleep, fleet.target, fleet.orders, fleet.stopped) == ((), 2, [], [])
     assert sleeper in fleet.serve
+    fleet.tick()
+    assert fleet.state.starts_s == (), "it was woken, and nothing started"
 
 
 def test_signals_that_grow_old_leave_everybody_as_he_is() -> None:
@@ -232,9 +234,11 @@ def test_maxreplicas_counts_those_that_sleep() -> None:
         100.0, 5.0, Freshness.FRESH, 1.0, Fleet(3, 3, emptied=("r0", "r1"), asleep=("r0", "r1")), {},
         tuple(ReplicaCounts(f"w{i}", replica=f"r{i}", node=f"n{i}", since_s=float(i), asleep=i < 2) for i in range(3)),
     )  # fmt: skip
-    emptied, asleep, _ = plan(seen, 1, replace(POLICY, asleep=2, max_replicas=2), State.new())
-    assert len(asleep) == 1
-    assert 1 + len(emptied) <= 3
+    emptied, asleep, after = plan(
+        seen, 1, replace(POLICY, asleep=2, max_replicas=2), State(emptied_since=(("r0", 0.0), ("r1", 0.0)))
+    )
+    assert emptied == asleep == ("r1",), "with the one that serves they are two"
+    assert after.let_go == (("r0", 100.0),)
 
 
 def test_manual_and_recommend() -> None:
