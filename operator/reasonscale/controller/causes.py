@@ -218,9 +218,18 @@ def rolling_of(service: Mapping[str, Any] | None, cost: str | None) -> str | Non
 
 def engines_update(service: Mapping[str, Any] | None) -> bool:
     """Tell whether Serve says of engines that it updates them."""
+    return _engines_are("UPDATING", service)
+
+
+def engines_fail(service: Mapping[str, Any] | None) -> bool:
+    """Tell whether Serve says of engines that they are lost, or don't start."""
+    return _engines_are("UNHEALTHY", service) or _engines_are("DEPLOY_FAILED", service)
+
+
+def _engines_are(word: str, service: Mapping[str, Any] | None) -> bool:
     apps = (((service or {}).get("status") or {}).get("activeServiceStatus") or {}).get("applicationStatuses") or {}
     return any(
-        name != c.DEPLOYMENT_INGRESS and held.get("status") == "UPDATING"
+        name != c.DEPLOYMENT_INGRESS and held.get("status") == word
         for app in apps.values()
         for name, held in (app.get("serveDeploymentStatuses") or {}).items()
     )

@@ -20,6 +20,7 @@ from reasonscale.controller.applier import Applier, Cluster, Outcome, cost_in_pl
 from reasonscale.controller.causes import (
     Cause,
     cause_of,
+    engines_fail,
     engines_update,
     late_pods,
     of_refusal,
@@ -33,7 +34,7 @@ from reasonscale.controller.spare import SAID
 from reasonscale.controller.status import MOVING, Found, changed, moved, refused, stamp, status_of
 from reasonscale.render.children import children
 from reasonscale.render.context import MODELS, SMALL, Context, PodSize, SecretKey, Subject
-from reasonscale.render.marks import emptied_of, replicas_of
+from reasonscale.render.marks import can_sleep, emptied_of, replicas_of, spare_of
 from reasonscale.scaling.policy import policy_of
 from reasonscale.scaling.types import Fleet, Mode, Policy
 from reasonscale.signals.assemble import Sample
@@ -69,7 +70,7 @@ class Settings:
 def ready_replicas(samples: list[Sample], model: str, now: float, limit_s: float) -> int | None:
     """Return the replicas that write a fresh ledger: a pod that runs may hold an engine that still loads.
 
-    None where all ledgers are old: nobody knows then.
+    None where all ledgers are old, or there is none, as with a Prometheus that has just started: nobody knows then.
     """
     told = [s for s in samples if s.name == c.M_LEDGER_TIME and s.labels.get(c.LABEL_METRIC_MODEL) == model]
     fresh = {
@@ -77,7 +78,7 @@ def ready_replicas(samples: list[Sample], model: str, now: float, limit_s: float
         for s in told
         if now - s.value <= limit_s
     }
-    return len(fresh) if fresh or not told else None
+    return len(fresh) if fresh else None
 
 
 def fetching_replicas(samples: list[Sample], model: str) -> int:
@@ -180,7 +181,9 @@ class ModelLoop:
         try:
             self._start(resolved)
             self._policy = policy_of(resolved)
-            if self._settings.cpu:  # vLLM puts no engine on a CPU to sleep
+            running = self._cluster.service(self._namespace, resolved.name)
+            if self._settings.cpu or (running is not None and not can_sleep(running)):
+                # On a CPU vLLM puts none to sleep, nor one that runs without sleep mode, until a rollout has brought it.
                 self._policy = replace(self._policy, asleep=0)
             if held:
                 self._policy = replace(self._policy, mode=Mode.RECOMMEND)
@@ -234,10 +237,10 @@ class ModelLoop:
             image=model.spec.engine.image or self._settings.image,
             signals_reason="ScrapeFailed" if self._settings.direct else "PrometheusDown",
             revision=outcome.revision, update=outcome.update, blocked=outcome.blocked, waiting=waiting_of(pods, self._fetching),
-            rolling=self._rolling(service, outcome),
+            rolling=self._rolling(service, outcome, held),
         )  # fmt: skip
 
-    def _rolling(self, service: dict[str, Any] | None, outcome: Outcome) -> str | None:
+    def _rolling(self, service: dict[str, Any] | None, outcome: Outcome, frozen: str | None) -> str | None:
         """Return in words what a rollout under way does; one in place is over when Serve, told of it, updates no engine."""
         now = self._clock()
         if outcome.in_place:
@@ -247,7 +250,8 @@ class ModelLoop:
         began = self._rolls_since is not None
         if outcome.spare_awaited:
             return f"InPlace: {SAID}"
-        if not began and outcome.revision is not None:  # else nothing was applied, for a reason that may pass
+        applied = outcome.revision is not None and not frozen  # else nothing was, for a reason that may pass
+        if applied and not began:
             self._applier.spare.rest()
         held = self._held
         return rolling_of(service, cost_in_place(held.target, held.spare) if began and held else None)
@@ -296,6 +300,8 @@ class ModelLoop:
             else:
                 self._fetching = fetching_replicas(found, resolved.served_name)
                 known = ready_replicas(found, resolved.served_name, self._clock(), samples.limit_s)
+                if not any(s.name == c.M_LEDGER_TIME for s in found) and self._none_runs(resolved):
+                    return 0
             if known is None and not running_pods(self._cluster.pods(self._namespace, resolved.name)):
                 return 0
             return known
@@ -307,12 +313,20 @@ class ModelLoop:
             if running is not None:
                 self._held.emptied, self._held.asleep = emptied_of(running)
                 self._held.counted += len(self._held.emptied)  # the status has them apart
+                if spare_of(running):  # the rollout waits for it, or goes on: Serve may not have been told of it yet
+                    self._applier.spare.resume(self._clock())
+                    self._rolls_since = self._clock()
         self._held.ready = ready
         source = ModelSource(samples, resolved.served_name, self._held.fleet, self._clock)
         name = f"{self._namespace}/{resolved.name}"
         self._scaler = Autoscaler(
             name, source, self._held, self._policy_now, listeners=[self._metrics], clock=self._clock
         )
+
+    def _none_runs(self, resolved: Resolved) -> bool:
+        """Tell whether it is for lack of an engine that no ledger is there: it ends with its engine, whose pod runs on."""
+        service = self._cluster.service(self._namespace, resolved.name)
+        return self._held is None or self._held.target == 0 or engines_update(service) or engines_fail(service)
 
     def _policy_now(self) -> Policy:
         assert self._policy is not None

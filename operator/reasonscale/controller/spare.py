@@ -32,6 +32,10 @@ class Spare:
         """Return how many replicas more are asked for."""
         return int(self._since is not None)
 
+    def resume(self, now: float) -> None:
+        """Take over one that was asked for by an operator before us."""
+        self._since = now
+
     def waits(self, rendering: str, *, room: bool, there: bool, most_s: float, now: float) -> bool:
         """Tell whether a rollout to a rendering waits for the replica; asks for it where there is room, for `most_s` seconds."""
         if self._since is None:

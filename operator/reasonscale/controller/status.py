@@ -73,14 +73,13 @@ _RESUME_OFF: Final = (
 )
 
 
-def _unseen(record: Record, found: Found) -> bool:
+def _unseen(record: Record) -> bool:
     """Tell whether it is unknown how many replicas serve: some did, and nobody tells of their ledgers.
 
-    A Prometheus that is down stops no replica: a model that is called not ready for it would be taken for lost.
+    A Prometheus that is down, or that has not scraped yet, stops no replica: a model that is called not ready for it would
+    be taken for lost.
     """
-    fresh = record.observation.freshness
-    blind = fresh is Freshness.STALE or (fresh is Freshness.ABSENT and found.signals is not None)
-    return blind and record.observation.fleet.ready > 0
+    return record.observation.freshness is not Freshness.FRESH and record.observation.fleet.ready > 0
 
 
 def _conditions(record: Record | None, found: Found) -> list[dict[str, Any]]:
@@ -92,7 +91,7 @@ def _conditions(record: Record | None, found: Found) -> list[dict[str, Any]]:
         asked = record.decision.target if record.decision.act else fleet.target
         asleep = asked == 0 and fleet.ready == 0
         text = f"{fleet.ready} of {asked} replicas serve"
-        if _unseen(record, found):
+        if _unseen(record):
             said = f"nobody knows how many of {asked} replicas serve, since their ledgers can't be read; {fleet.ready} did at the last look"
             out.append(condition("Ready", None, "NotSeen", said))
         elif asleep and record.observation.ingress_requests is None:

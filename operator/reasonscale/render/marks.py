@@ -65,8 +65,20 @@ def app_of(service: dict[str, Any]) -> dict[str, Any]:
 
 def replicas_of(service: dict[str, Any]) -> int:
     """Return the number of replicas that a RayService asks for, without those for a rollout alone."""
+    return number_of(app_of(service)["deployments"][0]) - spare_of(service)
+
+
+def spare_of(service: dict[str, Any]) -> int:
+    """Return how many of the replicas that a RayService asks for are there for a rollout alone."""
     spare = (service["metadata"].get("annotations") or {}).get(c.ANNOTATION_SPARE, "")
-    return number_of(app_of(service)["deployments"][0]) - (int(spare) if spare.isdigit() else 0)
+    return int(spare) if spare.isdigit() else 0
+
+
+def can_sleep(service: dict[str, Any]) -> bool:
+    """Tell whether a RayService's engines run with sleep mode."""
+    return any(
+        m.get("engine_kwargs", {}).get("enable_sleep_mode") for m in app_of(service).get("args", {}).get("models", ())
+    )
 
 
 def emptied_of(service: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:

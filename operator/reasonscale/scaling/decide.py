@@ -29,7 +29,9 @@ def decide(seen: Observation, policy: Policy, state: State) -> tuple[Decision, S
     awake = mine
     if mine.fleet.emptied or mine.fleet.asleep:
         awake = replace(mine, fleet=emptying.serving(mine.fleet), replicas=emptying.awake(mine))
-    decision, after = _decide(awake, policy, learn_fleet(state, mine.fleet, seen.time), seen.fleet.draining, len(mine.fleet.asleep))
+    decision, after = _decide(
+        awake, policy, learn_fleet(state, mine.fleet, seen.time), seen.fleet.draining, len(mine.fleet.asleep)
+    )
     if seen.freshness is Freshness.FRESH:
         after = learn_wakes(after, seen)
     emptied, asleep, after = emptying.plan(mine, decision.target, policy, after)

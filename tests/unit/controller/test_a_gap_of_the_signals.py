@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from tests.unit.controller.test_a_spare_replica_in_a_rollout import World
 
@@ -31,14 +29,19 @@ async def world() -> World:
 
 
 async def gap(world: World, kind: str, turns: int) -> None:
-    """Let Prometheus be down, or have old ledgers only."""
+    """Let Prometheus be down, have old ledgers only, or none yet: it is back with new storage."""
     serve, then = world.server.serve, world.now[0]
 
     async def old() -> list[Sample]:
         return [Sample(c.M_LEDGER_TIME, {"model": "m", "WorkerId": "0"}, then)]
 
+    async def nothing() -> list[Sample]:
+        return []
+
     fetch = world.server.fetch
-    if kind == "stale":
+    if kind == "none":
+        world.server.fetch = nothing  # type: ignore[method-assign]
+    elif kind == "stale":
         world.server.fetch = old  # type: ignore[method-assign]
         world.now[0] += 60.0
     else:
@@ -49,7 +52,7 @@ async def gap(world: World, kind: str, turns: int) -> None:
     world.server.serve, world.server.fetch = serve, fetch  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize("kind", ["down", "stale"])
+@pytest.mark.parametrize("kind", ["down", "stale", "none"])
 async def test_replicas_that_served_are_not_called_gone_and_the_gap_is_no_start(world: World, kind: str) -> None:
     await gap(world, kind, 60)
     assert ready(world) == ("Unknown", "NotSeen")
@@ -67,12 +70,20 @@ async def test_pods_that_are_gone_meanwhile_do_not_serve(world: World) -> None:
     assert ready(world) == ("False", "NoReplica")
 
 
-async def test_a_prometheus_that_answers_and_has_no_ledger_says_that_none_serves(world: World) -> None:
-    async def nothing() -> list[Any]:
-        return []
+@pytest.mark.parametrize("serve_says", ["unhealthy", "updating"])
+async def test_without_a_ledger_engines_that_serve_says_are_lost_or_replaced_do_not_serve(
+    world: World, serve_says: str
+) -> None:
+    """The pod of an engine that has died runs on, and its series end with it."""
+    setattr(world.server, serve_says, True)
+    await gap(world, "none", 2)
+    assert ready(world) == ("False", "NoReplica")
 
-    world.server.fetch = nothing  # type: ignore[method-assign]
-    await world.turns()
+
+async def test_a_prometheus_without_a_ledger_of_a_model_that_has_not_served_yet_says_that_none_serves() -> None:
+    world = World()
+    world.server.found_pods = [POD]
+    await gap(world, "none", 4)
     assert ready(world) == ("False", "NoReplica")
 
 

@@ -28,6 +28,10 @@ SPEC: dict[str, Any] = {
 }  # fmt: skip
 
 
+def pod_on(node: str, takes: dict[str, Any]) -> dict[str, Any]:
+    return {"metadata": {}, "spec": {"nodeName": node, **takes}, "status": {"phase": "Running"}}
+
+
 class Nodes(Server):
     """An API server with one node, whose engines are as many as `serve` says."""
 
@@ -36,22 +40,32 @@ class Nodes(Server):
     def __init__(self, gpus: int, now: list[float]) -> None:
         super().__init__()
         self.gpus, self.now, self.serve, self.updating, self.blind = gpus, now, 0, False, False
+        self.unhealthy = False
 
     async def list(self, _: str, kind: str, *__: Any) -> dict[str, Any]:
         if self.blind:
             raise KubeError("nodes is forbidden")
         room = {"metadata": {"name": "a"}, "status": {"allocatable": {"nvidia.com/gpu": str(self.gpus)}}}
-        return {"items": [room] if kind == "Node" else []}
+        takes = {"containers": [{"resources": {"requests": {"nvidia.com/gpu": "2"}}}]}
+        placed = min(self.groups[1], self.gpus // 2) if "RayService" in self.objects else 0
+        return {"items": [room] if kind == "Node" else [pod_on("a", takes)] * placed}
 
     async def fetch(self) -> list[Sample]:
         if not self.serve:
             raise SignalsMissing("none yet")
-        return [Sample(c.M_LEDGER_TIME, {"model": "m", "WorkerId": str(n)}, self.now[0]) for n in range(self.serve)]
+        out = []
+        for n in range(self.serve):
+            labels = {"model": "m", "WorkerId": str(n)}
+            who = {c.LABEL_METRIC_REPLICA: f"r{n}", c.LABEL_METRIC_NODE: "a"}
+            out += [Sample(c.M_LEDGER_TIME, labels, self.now[0]), Sample(c.M_REPLICA, labels | who, float(n))]
+        return out
 
     def service(self, namespace: str, name: str) -> dict[str, Any] | None:
         found = super().service(namespace, name)
         if found is not None:
-            held = {"LLMServer:m": {"status": "UPDATING" if self.updating else "HEALTHY"}}
+            held = {
+                "LLMServer:m": {"status": "UNHEALTHY" if self.unhealthy else "UPDATING" if self.updating else "HEALTHY"}
+            }
             found["status"] = {"activeServiceStatus": {"rayClusterName": "m-a", "applicationStatuses": {"m": {"serveDeploymentStatuses": held}}}}  # fmt: skip
         return found
 
@@ -76,6 +90,7 @@ class World:
         self.now = [1_800_000_000.0]
         self.server = Nodes(gpus, self.now)
         self.spec, self.generation = SPEC, 1
+        self.notes: dict[str, str] = {}
         self.loop = self.operator()
 
     def operator(self) -> ModelLoop:
@@ -87,7 +102,7 @@ class World:
         return self.loop
 
     def see(self) -> None:
-        meta = {"name": "m", "namespace": "n", "uid": "u", "generation": self.generation}
+        meta = {"name": "m", "namespace": "n", "uid": "u", "generation": self.generation, "annotations": self.notes}
         self.loop.see({"apiVersion": c.API_VERSION, "kind": c.KIND, "metadata": meta, "spec": self.spec})
 
     def change(self, **spec: Any) -> None:
@@ -163,8 +178,8 @@ async def test_one_that_does_not_come_within_start_timeout_is_waited_for_no_long
 
 
 async def test_its_pod_that_never_comes_costs_no_replica_that_is_asked_for() -> None:
-    world = World()
-    world.change(scaling={"mode": "Auto", "minReplicas": 1, "maxReplicas": 4})
+    world = World(gpus=6)
+    world.change(scaling={"mode": "Auto", "minReplicas": 1, "maxReplicas": 4, "rates": {"downStable": "1h"}})
     world.loop._status = {"replicas": {"desired": 2}}
     await world.turns()
     runs = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
@@ -210,6 +225,81 @@ async def test_an_operator_that_starts_meanwhile_does_not_count_it(world: World)
     await world.turns()
     assert world.server.asked == (2, None), "it is asked for once, and not twice"
     assert world.server.status["replicas"]["desired"] == 1
+
+
+async def test_an_operator_that_starts_when_the_spare_has_taken_the_last_gpus_waits_for_it(world: World) -> None:
+    world.change(engine={"args": {"seed": "1"}})
+    await world.turns()
+    assert world.server.asked == (2, None)
+    world.operator()
+    await world.turns(20)
+    assert world.server.asked == (2, None), "no GPU is free for a spare, since it has them"
+    world.server.serve = 2
+    world.operator()
+    await world.turns()
+    assert world.server.asked == (2, 1)
+
+
+@pytest.mark.parametrize("heard", [False, True])
+async def test_an_operator_that_starts_while_serve_replaces_engines_keeps_it_until_they_are(
+    world: World, heard: bool
+) -> None:
+    """Also before Serve has heard of it: its status then says nothing yet."""
+    world.change(engine={"args": {"seed": "1"}})
+    await world.turns()
+    world.server.serve = 2
+    await world.turns(1)
+    assert world.server.asked == (2, 1)
+    world.server.updating = heard
+    world.operator()
+    await world.turns(8)
+    world.server.updating = True
+    await world.turns(30)
+    assert world.server.asked == (2, 1)
+    assert "one replica more runs meanwhile, so that none is missing" in world.server.says("Progressing")
+    world.server.updating = False
+    await world.turns(3)
+    assert world.server.asked == (1, 1)
+    assert world.server.says("Progressing") == "nothing is being started or replaced"
+
+
+async def test_a_model_that_is_held_meanwhile_has_it_still_when_it_is_let_go_on(world: World) -> None:
+    world.change(engine={"args": {"seed": "1"}})
+    await world.turns()
+    world.server.serve = 2
+    world.notes = {c.ANNOTATION_HOLD: "true"}
+    world.see()
+    await world.turns(20)
+    assert world.server.asked == (2, None)
+    assert world.server.status["replicas"]["draining"] == 0
+    world.notes = {}
+    world.see()
+    await world.turns(2)
+    assert world.server.asked == (2, 1)
+
+
+async def test_engines_that_run_without_sleep_mode_are_stopped_and_not_kept_awake_as_if_they_slept() -> None:
+    world = World()
+    world.change(replicas=2, rollout={"strategy": "Surge"})
+    await world.turns()
+    world.server.serve = 2
+    await world.turns()
+    world.change(scaling={"mode": "Manual", "maxReplicas": 4, "asleep": 1}, replicas=1)
+    await world.turns(6)
+    assert "Surge needs 2 GPUs, 0 are free" in world.server.says("RolloutBlocked")
+    assert world.server.asked == (1, None)
+    assert world.server.status["replicas"]["asleep"] == 0
+    world.server.gpus, world.server.serve = 8, 1
+    await world.turns(10)
+    assert app_of(world.server.objects["RayService"])["args"]["models"][0]["engine_kwargs"]["enable_sleep_mode"]
+    world.change(replicas=2)
+    await world.turns()
+    world.server.serve = 2
+    await world.turns()
+    world.change(replicas=1)
+    await world.turns(6)
+    assert world.server.asked == (2, None)
+    assert world.server.status["replicas"]["asleep"] == 1
 
 
 def test_a_replica_of_eight_finds_no_room_on_two_nodes_with_four_free_each() -> None:

@@ -117,6 +117,23 @@ async def test_sleep_and_waking_change_numbers_alone_so_that_no_cluster_and_no_e
     assert (group["minReplicas"], group["replicas"]) == (0, 1)
 
 
+async def test_a_pod_that_lingers_after_its_replica_has_gone_does_not_count_as_one_that_serves() -> None:
+    runs = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    world = World()
+    world.server.found_pods = [{"metadata": {"name": "p", "labels": {c.LABEL_ROLE: "engine"}}, "status": runs}]
+    await world.turns(1)
+    world.metrics.engines = 1
+    await world.turns(20)
+    assert world.replicas == 0
+    world.metrics.engines = 0
+    await world.turns(2)
+    assert world.server.status["replicas"]["draining"] == 0
+    world.metrics.held = 3
+    await world.turns(2)
+    assert world.replicas == 1
+    assert world.server.status["replicas"] == {"desired": 1, "ready": 0, "starting": 1, "draining": 0, "asleep": 0}
+
+
 async def test_an_operator_that_starts_beside_a_sleeping_model_leaves_it_asleep() -> None:
     world = await asleep()
     world.start()
@@ -198,6 +215,26 @@ async def test_a_restart_of_the_operator_goes_on_emptying_whom_it_had_emptied() 
     service = world.server.objects["RayService"]
     assert (replicas_of(service), emptied_of(service)) == (2, (("r0",), ()))
     assert world.server.status["replicas"]["draining"] == 1
+
+
+async def test_one_that_was_emptied_when_its_model_was_held_counts_as_serving_once_the_ingress_lets_it() -> None:
+    world = World(minReplicas=1)
+    await world.turns(1)
+    service = world.server.objects["RayService"]
+    config = yaml.safe_load(service["spec"]["serveConfigV2"])
+    engines, ingress = config["applications"][0]["deployments"][0], config["applications"][0]["deployments"][-1]
+    set_number(engines, 3)
+    set_emptied(ingress, engines["name"], ["r0"])
+    service["spec"]["serveConfigV2"] = to_yaml([config])
+    world.metrics.engines = 3
+    world.start()
+    world.loop._body["metadata"]["annotations"] = {c.ANNOTATION_HOLD: "true"}
+    writes = world.server.writes.count("RayService")
+    await world.turns(2)
+    assert world.server.status["replicas"] | {"desired": 0} == {"desired": 0, "ready": 2, "starting": 0, "draining": 1, "asleep": 0}  # fmt: skip
+    await world.turns(400)  # longer than drain.max and two minutes
+    assert world.server.status["replicas"] | {"desired": 0} == {"desired": 0, "ready": 3, "starting": 0, "draining": 0, "asleep": 0}  # fmt: skip
+    assert world.server.writes.count("RayService") == writes
 
 
 async def test_who_is_emptied_and_who_of_them_sleeps_is_read_as_it_was_written() -> None:

@@ -138,7 +138,8 @@ def test_a_replica_that_is_emptied_stands_in_the_status_as_one_that_drains() -> 
     found = record(2)
     fleet = Fleet(3, 3, emptied=("r0",))
     decision = replace(found.decision, current=2, target=2, emptied=("r0",), freshness=Freshness.FRESH)
-    said = status(replace(found, observation=replace(found.observation, fleet=fleet), decision=decision), {})
+    seen = replace(found.observation, fleet=fleet, freshness=Freshness.FRESH)
+    said = status(replace(found, observation=seen, decision=decision), {})
     assert said["replicas"] == {"desired": 2, "ready": 2, "starting": 0, "draining": 1, "asleep": 0}
     assert said["drain"]["tokensOwed"] is not None
     ready = next(x for x in said["conditions"] if x["type"] == "Ready")
