@@ -368,6 +368,7 @@ class ModelLoop:
         load = due and any(key in status and moved(self._status.get(key), status[key]) for key in MOVING)
         if not changed(self._status, status) and not load:
             return
+        before = self._status  # the watch may bring what is written here before its writing returns
         try:
             await self._kube.patch_status(self._namespace, self._name, status)
         except NotLeading:
@@ -375,7 +376,7 @@ class ModelLoop:
         except KubeError as error:
             _log.warning(json.dumps({"event": "status", "problem": str(error)}))
             return
-        for event in events_of(self._status, status):
+        for event in events_of(before, status):
             await self._events.record(self._body, event)
-        self._status = {**self._status, **status}
+        self._status = {**before, **status}
         self._written_s = now

@@ -135,6 +135,20 @@ async def turns(model: ModelLoop, now: list[float], count: int) -> None:
         now[0] += 5.0
 
 
+@pytest.mark.parametrize("early", [False, True])
+async def test_what_the_first_status_is_worth_is_told_also_where_the_watch_brings_it_back_first(early: bool) -> None:
+    class Quick(Server):
+        async def patch_status(self, namespace: str, name: str, status: dict[str, Any]) -> None:
+            await super().patch_status(namespace, name, status)
+            if early:
+                model.see({**model._body, "status": status})
+
+    server, now = Quick(), [1000.0]
+    model = loop(server, now)
+    await turns(model, now, 1)
+    assert server.objects["Event"]["reason"] == "SignalsMissing"
+
+
 async def test_an_unchanged_model_is_written_at_most_once_in_ten_minutes() -> None:
     server, now = Server(), [1000.0]
     model = loop(server, now)
