@@ -20,6 +20,7 @@ from bench.gpu.client import Seen, body, play
 from bench.gpu.tax import metric, resolved_of, stack
 
 from reasonscale.api import constants as c
+from reasonscale.api.resolve import PINNED
 from reasonscale.autoscaler import Record
 from reasonscale.local.app import LocalApp, StartFailed
 from reasonscale.serving.gpus import GIB, gpus
@@ -168,7 +169,7 @@ async def measure(folder: Path, keep: Callable[[Any], None], *, rehearse: bool) 
         found["refused"] = await refused(folder)
         keep(found)
     resolved = resolved_of(resource(shape, folder, asleep=0 if rehearse else 1, rehearse=rehearse))
-    found["weights_gib"] = round(resolved.weight_bytes / GIB, 2) if resolved.weight_bytes else None
+    found["weights_gib"] = round(resolved.asleep_bytes / PINNED / GIB, 2) if resolved.asleep_bytes else None
     began = time.monotonic()
     async with stack(resolved, folder / "logs") as app:
         found["ready_s"] = round(time.monotonic() - began, 1)
