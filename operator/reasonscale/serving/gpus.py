@@ -91,9 +91,13 @@ def shortage(gpu: Gpu, share: float, run: Run = _smi) -> str | None:
     )
 
 
+def _at(index: int, run: Run) -> Gpu | None:
+    return next((g for g in gpus(run) if g.index == index), None)
+
+
 def has_room(index: int, share: float, run: Run = _smi) -> bool:
     """Tell whether an engine that takes `share` of a GPU's memory finds it free now."""
-    gpu = next((g for g in gpus(run) if g.index == index), None)
+    gpu = _at(index, run)
     return gpu is not None and shortage(gpu, share, run) is None
 
 
@@ -107,7 +111,7 @@ def wait_for_room(
     """
     deadline = clock() + timeout_s
     while True:
-        gpu = next((g for g in gpus(run) if g.index == index), None)
+        gpu = _at(index, run)
         if gpu is None:
             raise NoGpu(f"no GPU {index} here any more")
         lack = shortage(gpu, share, run)

@@ -200,17 +200,23 @@ def test_what_a_sleeping_model_is_told_can_be_woken_by_serve_itself() -> None:
             assert ("num_replicas" in deployment) is not sleeps
 
 
-async def test_a_restart_of_the_operator_goes_on_emptying_whom_it_had_emptied() -> None:
+async def restarted_while_one_of(number: int) -> World:
+    """Return a world whose operator starts anew while one of so many replicas, r0, is emptied."""
     world = World(minReplicas=1)
     await world.turns(1)
     service = world.server.objects["RayService"]
     config = yaml.safe_load(service["spec"]["serveConfigV2"])
     engines, ingress = config["applications"][0]["deployments"][0], config["applications"][0]["deployments"][-1]
-    set_number(engines, 2)
+    set_number(engines, number)
     set_emptied(ingress, engines["name"], ["r0"])
     service["spec"]["serveConfigV2"] = to_yaml([config])
-    world.metrics.engines = 2
+    world.metrics.engines = number
     world.start()
+    return world
+
+
+async def test_a_restart_of_the_operator_goes_on_emptying_whom_it_had_emptied() -> None:
+    world = await restarted_while_one_of(2)
     await world.turns(2)
     service = world.server.objects["RayService"]
     assert (replicas_of(service), emptied_of(service)) == (2, (("r0",), ()))
@@ -218,16 +224,7 @@ async def test_a_restart_of_the_operator_goes_on_emptying_whom_it_had_emptied() 
 
 
 async def test_one_that_was_emptied_when_its_model_was_held_counts_as_serving_once_the_ingress_lets_it() -> None:
-    world = World(minReplicas=1)
-    await world.turns(1)
-    service = world.server.objects["RayService"]
-    config = yaml.safe_load(service["spec"]["serveConfigV2"])
-    engines, ingress = config["applications"][0]["deployments"][0], config["applications"][0]["deployments"][-1]
-    set_number(engines, 3)
-    set_emptied(ingress, engines["name"], ["r0"])
-    service["spec"]["serveConfigV2"] = to_yaml([config])
-    world.metrics.engines = 3
-    world.start()
+    world = await restarted_while_one_of(3)
     world.loop._body["metadata"]["annotations"] = {c.ANNOTATION_HOLD: "true"}
     writes = world.server.writes.count("RayService")
     await world.turns(2)
