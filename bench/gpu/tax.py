@@ -7,8 +7,9 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -96,6 +97,20 @@ def cores(before: dict[int, tuple[str, float]], began: float) -> dict[str, float
     return {what: round(taken, 2) for what, taken in sorted(out.items())}
 
 
+async def in_turns(
+    pairs: int, play_: Callable[[str], Awaitable[list[Seen]]], tokens: int, rounds: dict[str, list[Any]], said: str,
+    keep: Callable[[], None],
+) -> None:  # fmt: skip
+    """Play a load on both sides so many times, each side first in every other pair; add what came of it to their rounds."""
+    for pair in range(pairs):
+        for side in ("bare", "stack") if pair % 2 == 0 else ("stack", "bare"):
+            before, began = cpu(), time.monotonic()
+            found = await play_(side)
+            rounds[side].append(figures(found, tokens) | {"cores": cores(before, began)})
+            print(f"{said:>6} {side:>5}: {rounds[side][-1]}", file=sys.stderr, flush=True)
+            keep()
+
+
 def figures(found: list[Seen], tokens: int) -> dict[str, Any]:
     """Return a round's figures: tokens/s, times in ms, and what failed."""
     good = [s for s in found if not s.error and s.tokens == tokens]
@@ -132,6 +147,10 @@ async def measure(
                 out["starts_s"]["stack"] = round(time.monotonic() - began, 1)
                 keep(out)
                 urls = {"bare": bare_url, "stack": app.url}
+
+                def sent(count: int, side: str) -> Awaitable[list[Seen]]:
+                    return burst(urls[side], name, count, tokens)
+
                 for side, url in urls.items():
                     for _ in range(2):  # kernels are compiled at their first use, by size of the batch
                         warm = await burst(url, name, max(streams), 40)
@@ -139,21 +158,12 @@ async def measure(
                 for count in streams:
                     rounds: dict[str, list[Any]] = {"bare": [], "stack": []}
                     out["rounds"][str(count)] = rounds
-                    for pair in range(pairs if count > 1 else 1):  # one stream is measured again below
-                        for side in ("bare", "stack") if pair % 2 == 0 else ("stack", "bare"):
-                            before, began = cpu(), time.monotonic()
-                            found = await burst(urls[side], name, count, tokens)
-                            rounds[side].append(figures(found, tokens) | {"cores": cores(before, began)})
-                            print(f"{count:>4} {side:>5}: {rounds[side][-1]}", file=sys.stderr, flush=True)
-                            keep(out)
+                    times = pairs if count > 1 else 1  # one stream is measured again below
+                    await in_turns(times, partial(sent, count), tokens, rounds, str(count), lambda: keep(out))
                 out["steady"] = {"bare": [], "stack": [], "rate": STEADY[0]}
-                for pair in range(2):
-                    for side in ("bare", "stack") if pair % 2 == 0 else ("stack", "bare"):
-                        before, began = cpu(), time.monotonic()
-                        found = await steady(urls[side], name, *STEADY, tokens)
-                        out["steady"][side].append(figures(found, tokens) | {"cores": cores(before, began)})
-                        print(f"steady {side:>5}: {out['steady'][side][-1]}", file=sys.stderr, flush=True)
-                        keep(out)
+                await in_turns(
+                    2, lambda side: steady(urls[side], name, *STEADY, tokens), tokens, out["steady"], "steady", lambda: keep(out)
+                )  # fmt: skip
                 alone = {side: await single(url, name, 8, 40) for side, url in urls.items()}
                 out["alone"] = {side: figures(found, 40) for side, found in alone.items()}
                 keep(out)
@@ -213,13 +223,9 @@ async def three(
             for side in ("bare", "stack"):
                 for _ in range(2):
                     await round_of(side, streams, 40)
-            for pair in range(pairs):
-                for side in ("bare", "stack") if pair % 2 == 0 else ("stack", "bare"):
-                    before, began = cpu(), time.monotonic()
-                    found = await round_of(side, streams, tokens)
-                    rounds[side].append(figures(found, tokens) | {"cores": cores(before, began)})
-                    print(f"three {side:>5}: {rounds[side][-1]}", file=sys.stderr, flush=True)
-                    keep(out)
+            await in_turns(
+                pairs, lambda side: round_of(side, streams, tokens), tokens, rounds, "three", lambda: keep(out)
+            )  # fmt: skip
     out["tax"] = summary(out)
     keep(out)
     return out
