@@ -2,8 +2,8 @@
 
 FOLDER is the log folder of `reasonscale up` or `reasonscale demo` (`access.jsonl`, `decisions.jsonl`), or what
 `bench.gpu loop` wrote. The same arrivals and lengths go through the simulated fleet, under the same `scaling.decide` with
-the very policy of the record. What a step takes is what the replicas' own counters say; how long a start takes is what the
-record shows.
+the very policy of the record. What a step takes is what the replicas' own counters say, or `--profile FILE`, fitted from
+measurements of that GPU beforehand; how long a start takes is what the record shows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from reasonscale.scaling.types import Decision
 from reasonscale.simulator import run, workload
 from reasonscale.simulator.policies.base import Setting, View
 from reasonscale.simulator.policies.ours import Reasonscale
-from reasonscale.simulator.profile import Profile
+from reasonscale.simulator.profile import Profile, load
 
 Floats = npt.NDArray[np.float64]
 TICK_S = 5.0
@@ -145,9 +145,11 @@ class Recorded(Reasonscale):
         self.seen.append((view.now, decision, view.ready + len(view.starting_s) + view.draining))
 
 
-def profile_of(found: Sequence[Record], seats: int, batched: int) -> Profile:
-    """Return a profile of what the replicas' counters say; under a pace no load changes a step."""
+def profile_of(found: Sequence[Record], seats: int, batched: int, measured: Profile | None = None) -> Profile:
+    """Return the replicas' profile: the measured one with their own cache, else what their counters say; under a pace no load changes a step."""
     step, kv = step_seconds(found)
+    if measured is not None:
+        return replace(measured, kv_tokens=int(kv), max_num_seqs=seats, max_num_batched_tokens=batched)
     ms = round(1000 * step, 4)
     return Profile(
         name="recorded", model="recorded", kv_tokens=int(kv), block_tokens=16, max_num_seqs=seats,
@@ -156,14 +158,16 @@ def profile_of(found: Sequence[Record], seats: int, batched: int) -> Profile:
     )  # fmt: skip
 
 
-def simulated(real: Recording, start_s: float, ready: int) -> tuple[run.Outcome, Recorded]:
+def simulated(
+    real: Recording, start_s: float, ready: int, measured: Profile | None = None
+) -> tuple[run.Outcome, Recorded]:
     """Return what the simulator makes of the same arrivals."""
     policy, asked = real.records[-1].policy, real.asked
     work = workload.make(
         "recorded", np.array([a.at for a in asked]), np.array([a.prompt for a in asked]), np.array([a.reasoning for a in asked]),
         np.array([a.answer for a in asked]), [a.cls for a in asked],
     )  # fmt: skip
-    profile = profile_of(real.records, policy.max_num_seqs, policy.max_num_batched_tokens)
+    profile = profile_of(real.records, policy.max_num_seqs, policy.max_num_batched_tokens, measured)
     options = run.Options(
         cold_start_s=start_s, scrape_s=TICK_S, min_replicas=policy.min_replicas, max_replicas=policy.max_replicas,
         objectives=policy.objectives, first_replicas=ready,
@@ -202,14 +206,14 @@ def _off(real: Floats, sim: Floats) -> dict[str, float]:
     }  # fmt: skip
 
 
-def compare(real: Recording) -> dict[str, Any]:
-    """Return the comparison over the load's time; `plot` has both series."""
+def compare(real: Recording, measured: Profile | None = None) -> dict[str, Any]:
+    """Return the comparison over the load's time; `plot` has both series. `measured`: the engines' profile, if there is one."""
     found, begin = real.records, real.begin
     span = max(a.at for a in real.asked)
     took = starts(found, begin)
     before = [r for r in found if r.observation.time <= begin]
     ready = before[-1].observation.fleet.ready if before else 1
-    outcome, ours = simulated(real, float(np.mean(took)) if took else 60.0, ready)
+    outcome, ours = simulated(real, float(np.mean(took)) if took else 60.0, ready, measured)
     times = [r.observation.time - begin for r in found]
     alive = [
         r.observation.fleet.ready + len(r.observation.fleet.starting_s) + r.observation.fleet.draining for r in found
@@ -289,13 +293,16 @@ def main() -> int:
     """Compare, write and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--profile", help="a shipped profile, or a file, of the GPU that the recording is of")
     parser.add_argument("--out", type=Path, default=Path("bench/results/fidelity.json"))
     parser.add_argument("--plot", type=Path, default=Path("docs/img/fidelity.png"))
     args = parser.parse_args()
     gpu = (args.folder / "loop-raw.json.gz").exists()
     real = of_gpu(args.folder) if gpu else of_logs(args.folder)
-    found = compare(real)
+    found = compare(real, load(args.profile) if args.profile else None)
     where = f"three engines on one {real.header.get('gpu', 'GPU')}" if gpu else "real engines on a CPU"
+    if args.profile:
+        where = f"three engines, each on one {real.header.get('gpu', 'GPU')}"
     draw(found, args.plot, f"one load: {where}, and the simulator")
     kept = {k: v for k, v in found.items() if k != "plot"}
     args.out.write_text(json.dumps({"header": real.header, **kept}, indent=1) + "\n")

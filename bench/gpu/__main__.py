@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from bench import fidelity
-from bench.gpu import answers, asleep, ledger, loop, shapes, sleep, tax
+from bench.gpu import answers, asleep, ledger, loop, shapes, sleep, tax, tensor
 
-STAGES = ("profile", "tax", "three", "small", "loop", "ledger", "answers", "sleep", "asleep")
+STAGES = ("profile", "tax", "three", "small", "loop", "ledger", "answers", "sleep", "asleep", "fleet", "tensor")
 
 
 class Bench:
@@ -115,9 +115,33 @@ class Bench:
         """The product under a load whose chains get longer and shorter, and the simulator under the same."""
         folder = self.work / "loop"
         folder.mkdir(exist_ok=True)
-        asyncio.run(loop.measure(folder, self.out, self.keep("loop"), rehearse=self.rehearse))
+        asyncio.run(loop.measure(loop.SHARED, folder, self.out, self.keep("loop"), rehearse=self.rehearse))
         found = fidelity.compare(fidelity.of_gpu(self.out))
         fidelity.draw(found, self.out / "gpu-loop.png", "one load: engines on a GPU, and the simulator")
+
+    def fleet(self) -> None:
+        """The same with a GPU for each engine, at the GPU's own pace; its results lie in a folder of their own."""
+        folder, out = self.work / "fleet", self.out / "fleet"
+        folder.mkdir(exist_ok=True)
+        out.mkdir(exist_ok=True)
+        write = self.keep("fleet")
+
+        def keep(found: Any) -> None:
+            write(found)
+            (out / "gpu-loop.json").write_text((self.out / "gpu-fleet.json").read_text())
+
+        asyncio.run(loop.measure(loop.WHOLE, folder, out, keep, rehearse=self.rehearse))
+
+    def tensor(self) -> None:
+        """An engine over two GPUs: its streams, and what becomes of them when it is killed."""
+        shape, folder = "tiny" if self.rehearse else "qwen2-7b", self.work / "tensor"
+        folder.mkdir(exist_ok=True)
+        file = shapes.resource(
+            shape, folder, fraction=100, replicas=1, cpu=self.rehearse, seats=8 if self.rehearse else 256,
+            tensor=1 if self.rehearse else 2,
+        )  # fmt: skip
+        streams, tokens = (4, 24) if self.rehearse else (64, 500)
+        asyncio.run(tensor.measure(file, streams, tokens, self.keep("tensor")))
 
     def answers(self) -> None:
         """Right answers while an engine is killed."""

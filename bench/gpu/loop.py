@@ -1,8 +1,9 @@
-"""The product on one GPU, as `reasonscale up` runs it: `python -m bench.gpu loop`.
+"""The product on GPUs, as `reasonscale up` runs it: `python -m bench.gpu loop` on one, `python -m bench.gpu fleet` on three.
 
-A load at a constant rate whose chains get longer and shorter again moves three engines, which share the GPU, from one to
-three and back; between, an engine is killed under its streams. Engines are held to 40 ms a step, three times what a step of
-all three takes: so none slows another, as if each had a GPU of its own, which is what the simulator models.
+A load at a constant rate whose chains get longer and shorter again moves the model from one engine to three and back; then
+an engine is killed under its streams. On one GPU the engines share it and are held to 40 ms a step, three times what a step
+of all three takes: so none slows another. On three, each has its own and runs as fast as it can: what a step takes is the
+GPU's.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +29,37 @@ from bench.gpu.client import Seen, body, play
 from reasonscale.local.ray_node import free_port
 from reasonscale.serving.gpus import GIB, NoGpu, gpus
 
-PACE_MS = 40.0
-FRACTION, SEATS, CONTEXT = 30, 64, 8192
-RATE, SEED = 4.5, 7
-# Seconds, and the range of tokens of a chain.
-PHASES = ((180.0, (120, 300)), (480.0, (600, 1000)), (240.0, (120, 300)))
+CONTEXT, SEED = 8192, 7
 CALM_S = 100.0
 
 
-def load(name: str, rehearse: bool) -> list[tuple[float, int, dict[str, Any]]]:
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What runs on the GPUs, and the load: requests a second; of each phase the seconds and the range of tokens of a chain."""
+
+    shape: str
+    fraction: int
+    seats: int
+    tpot: str
+    pace_ms: float
+    rate: float
+    phases: tuple[tuple[float, tuple[int, int]], ...]
+    killed_tokens: int
+
+
+SHARED = Setup(
+    "qwen2-1.5b", 30, 64, "80ms", 40.0, 4.5, ((180.0, (120, 300)), (480.0, (600, 1000)), (240.0, (120, 300))), 300
+)
+WHOLE = Setup(
+    "qwen2-7b", 100, 256, "15ms", 0.0, 16.0, ((150.0, (300, 700)), (480.0, (1400, 2600)), (270.0, (300, 700))), 4000
+)
+
+
+def load(setup: Setup, name: str, rehearse: bool) -> list[tuple[float, int, dict[str, Any]]]:
     """Return (seconds, output tokens, request) of Poisson arrivals at a constant rate through the phases."""
     rng, out, began = random.Random(SEED), [], 0.0
-    rate, scale = (0.4, 0.2) if rehearse else (RATE, 1.0)
-    for length, (low, high) in PHASES:
+    rate, scale = (0.4, 0.2) if rehearse else (setup.rate, 1.0)
+    for length, (low, high) in setup.phases:
         length *= scale
         t = began + rng.expovariate(rate)
         while t < began + length:
@@ -52,7 +71,7 @@ def load(name: str, rehearse: bool) -> list[tuple[float, int, dict[str, Any]]]:
 
 
 @asynccontextmanager
-async def up(file: Path, logs: Path, *more: str, ready: int = 1) -> Any:
+async def up(file: Path, logs: Path, *more: str, ready: int = 1, pace_ms: float = SHARED.pace_ms) -> Any:
     """Run `reasonscale up` and yield (its API's address, its status page's, seconds until so many replicas are ready)."""
     port, status = free_port(), free_port()
     command = [
@@ -63,7 +82,7 @@ async def up(file: Path, logs: Path, *more: str, ready: int = 1) -> Any:
     with (logs.parent / "up.txt").open("wb") as said:
         process = await asyncio.create_subprocess_exec(
             *command,
-            env=os.environ | {"REASONSCALE_PACE_MS": f"{PACE_MS:g}"},
+            env=os.environ | ({"REASONSCALE_PACE_MS": f"{pace_ms:g}"} if pace_ms else {}),
             stdout=said,
             stderr=asyncio.subprocess.STDOUT,
         )
@@ -94,7 +113,7 @@ async def _status(url: str) -> dict[str, Any]:
 
 
 class Watch:
-    """Notes the GPU's memory and the status each second."""
+    """Notes the GPUs' memory and the status each second."""
 
     def __init__(self, status: str, rehearse: bool) -> None:
         self.rows: list[dict[str, Any]] = []
@@ -105,7 +124,7 @@ class Watch:
             row: dict[str, Any] = {"t": time.time()}
             try:
                 if not self._rehearse:
-                    row["gpu_used_gib"] = round(((g := (await asyncio.to_thread(gpus))[0]).total - g.free) / GIB, 3)
+                    row["gpu_used_gib"] = await asyncio.to_thread(used)
                 seen = await _status(self._status)
                 row |= {key: seen.get(key) for key in ("target", "ready", "starting", "draining")}
             except (NoGpu, httpx.HTTPError, ValueError) as error:
@@ -124,24 +143,26 @@ class Watch:
         return False
 
 
+def used() -> list[float]:
+    """Return what is in use of each GPU's memory that this process may use, in GiB."""
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [round((g.total - g.free) / GIB, 3) for g in gpus() if shown is None or str(g.index) in shown.split(",")]
+
+
 def engines() -> list[int]:
-    """Return the process ids of vLLM's engine cores here."""
+    """Return the process ids of vLLM's engine cores below this process."""
     import psutil
 
-    return [
-        p.pid
-        for p in psutil.process_iter(["cmdline", "name"])
-        if "EngineCore" in " ".join([*(p.info["cmdline"] or []), p.info["name"] or ""])
-    ]
+    return [p.pid for p in psutil.Process().children(recursive=True) if "EngineCore" in " ".join([*p.cmdline(), p.name()])]
 
 
-async def killed(url: str, name: str, tokens: int, streams: int = 8, after_s: float | None = None) -> dict[str, Any]:
+async def killed(url: str, name: str, tokens: int, streams: int = 8, after_s: float = 4.0) -> dict[str, Any]:
     """Kill one engine with -9 while it streams, and return what became of the streams."""
     start = time.time() + 1
     playing = asyncio.create_task(
         play(url, [(start + i / streams, body(name, tokens)) for i in range(streams)], processes=2)
     )
-    await asyncio.sleep(1 + (tokens * PACE_MS / 1000 / 3 if after_s is None else after_s))
+    await asyncio.sleep(1 + after_s)
     victims = engines()
     for pid in victims[:1]:
         os.kill(pid, signal.SIGKILL)
@@ -154,45 +175,34 @@ async def killed(url: str, name: str, tokens: int, streams: int = 8, after_s: fl
     }  # fmt: skip
 
 
-async def measure(folder: Path, out: Path, keep: Callable[[Any], None], *, rehearse: bool) -> dict[str, Any]:
-    """Run it and keep: the plan, what clients saw, the records of the loop, the GPU's memory."""
-    shape = "tiny" if rehearse else "qwen2-1.5b"
+async def measure(setup: Setup, folder: Path, out: Path, keep: Callable[[Any], None], *, rehearse: bool) -> dict[str, Any]:
+    """Run it and keep: the plan, what clients saw, the records of the loop, the GPUs' memory."""
+    if rehearse:
+        setup = replace(setup, shape="tiny", seats=8, killed_tokens=100)
     file = shapes.resource(
-        shape, folder, fraction=FRACTION, seats=8 if rehearse else SEATS, context=CONTEXT, tpot="80ms", cpu=rehearse
-    )
-    logs = folder / "logs"
-    found: dict[str, Any] = {
-        "pace_ms": PACE_MS,
-        "rate": RATE,
-        "phases": PHASES,
-        "seats": SEATS,
-        "fraction": FRACTION,
-        "shape": shape,
-    }
-    async with up(file, logs) as (url, status, ready_s):
+        setup.shape, folder, fraction=setup.fraction, seats=setup.seats, context=CONTEXT, tpot=setup.tpot, cpu=rehearse
+    )  # fmt: skip
+    logs, found = folder / "logs", dict[str, Any](asdict(setup))
+    async with up(file, logs, pace_ms=setup.pace_ms) as (url, status, ready_s):
         found["ready_s"] = round(ready_s, 1)
         keep(found)
         watch = Watch(status, rehearse)
         watching = asyncio.create_task(watch.run())
-        await play(
-            url,
-            [(time.time() + 0.5 + i / 8, body(shape, 24, stops=True, eos=shapes.EOS)) for i in range(8)],
-            processes=2,
-        )
-        plan, start = load(shape, rehearse), time.time() + 2
+        warm = [(time.time() + 0.5 + i / 8, body(setup.shape, 24, stops=True, eos=shapes.EOS)) for i in range(8)]
+        await play(url, warm, processes=2)
+        plan, start = load(setup, setup.shape, rehearse), time.time() + 2
         seen = await play(url, [(start + t, request) for t, _, request in plan], processes=2 if rehearse else 6)
         found |= {"start": start, "load": figures(seen, plan)}
         save(out, logs, found, plan, seen, watch.rows)
         keep(found)
-        found["killed"] = await killed(url, shape, 100 if rehearse else 300)
+        found["killed"] = await killed(url, setup.shape, setup.killed_tokens)
         keep(found)
         save(out, logs, found, plan, seen, watch.rows)
         found["settled"] = await watch.settled(10 if rehearse else CALM_S)
         watching.cancel()
     if not rehearse:
         await asyncio.sleep(2)
-        gpu = gpus()[0]
-        found["gpu_used_after_gib"] = round((gpu.total - gpu.free) / GIB, 3)
+        found["gpu_used_after_gib"] = used()
     save(out, logs, found, plan, seen, watch.rows)
     keep(found)
     return found

@@ -60,9 +60,9 @@ def write(name: str, folder: Path) -> Path:
 
 def resource(
     shape: str, folder: Path, *, fraction: int, replicas: int | None = None, seats: int = 256, context: int = 8192,
-    tpot: str = "50ms", cpu: bool = False, most: int = 3, blocks: int = 400,
+    tpot: str = "50ms", cpu: bool = False, most: int = 3, blocks: int = 400, tensor: int = 1,
 ) -> Path:  # fmt: skip
-    """Write a shape's folder and a resource that serves it; `replicas`: so many, else scaled from 1 to `most`."""
+    """Write a shape's folder and a resource that serves it; `replicas`: so many, else scaled from 1 to `most`; `tensor`: GPUs of an engine."""
     source = write(shape, folder)
     args = {"load_format": "dummy", "max_num_seqs": str(seats), "enable_prefix_caching": "false"}
     if cpu:
@@ -87,6 +87,8 @@ def resource(
         "scaling": scaling,
         "drain": {"max": "10m"},
     }
+    if tensor > 1:
+        spec["parallelism"] = {"tensor": tensor}
     if replicas is not None:
         spec["replicas"] = replicas
         scaling |= {"mode": "Manual", "maxReplicas": max(most, replicas)}
