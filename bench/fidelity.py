@@ -129,6 +129,24 @@ def step_seconds(found: Sequence[Record]) -> tuple[float, float]:
     return sum(r.step_seconds for r in rows) / max(1.0, steps), max(r.kv_capacity_tokens or 0.0 for r in rows)
 
 
+def steps_against(real: Recording, profile: Profile, fresh_s: float = 20.0) -> dict[str, float]:
+    """Return how far the replicas' mean steps over each look were from the profile's, in percent of what was seen; not of engines `fresh_s` young.
+
+    A profile knows its step of one batch and cache; of a look only their means are known, and that its prompts were of the median length.
+    """
+    tables, off = profile.tables(), []
+    prompt = float(np.median([a.prompt for a in real.asked]))
+    for record in real.records:
+        for r in record.observation.replicas:
+            if r.steps < 50 or r.since_s is None or record.observation.time - r.since_s < fresh_s:
+                continue
+            batch, kv = round(r.step_batch / r.steps), r.step_kv_tokens / r.steps
+            rise = tables.linear[int(prompt) + batch] - tables.linear[batch] + tables.overhead
+            said = tables.base[batch] + tables.slope[batch] * kv + r.step_prefill_tokens / r.steps / prompt * rise
+            off.append(100 * (said / (r.step_seconds / r.steps) - 1))
+    return {"looks": len(off), "mean_percent": round(float(np.mean(off)), 2), "mean_absolute_percent": round(float(np.mean(np.abs(off))), 2)}
+
+
 class Recorded(Reasonscale):
     """Ours under the record's own policy; keeps its decisions and what of the fleet is alive."""
 
@@ -206,8 +224,11 @@ def _off(real: Floats, sim: Floats) -> dict[str, float]:
     }  # fmt: skip
 
 
-def compare(real: Recording, measured: Profile | None = None) -> dict[str, Any]:
-    """Return the comparison over the load's time; `plot` has both series. `measured`: the engines' profile, if there is one."""
+def compare(real: Recording, measured: Profile | None = None, after_s: float = 0.0) -> dict[str, Any]:
+    """Return the comparison over the load's time; `plot` has both series. `measured`: the engines' profile, if there is one.
+
+    Replicas, tokens owed and KV are compared from `after_s` on.
+    """
     found, begin = real.records, real.begin
     span = max(a.at for a in real.asked)
     took = starts(found, begin)
@@ -234,12 +255,14 @@ def compare(real: Recording, measured: Profile | None = None) -> dict[str, Any]:
             series(at, times, [r.decision.target for r in found]), series(at, sim_times, [d.target for _, d, _ in ours.seen]),
         ),
     }  # fmt: skip
-    seen = attainment(real)
+    seen, late = attainment(real), at >= after_s
+    held = {name: (a[late], b[late]) for name, (a, b) in pairs.items()}
     return {
-        "span_s": round(span, 1), "requests": len(real.asked), "starts_s": [round(t, 1) for t in took],
+        "span_s": round(span, 1), "after_s": after_s, "requests": len(real.asked), "starts_s": [round(t, 1) for t in took],
         "step_ms": round(1000 * step_seconds(found)[0], 3),
-        "gpu_seconds": _off(pairs["replicas"][0] * len(at), pairs["replicas"][1] * len(at)),
-        **{name: _off(*pair) for name, pair in pairs.items()},
+        **({"steps_of_the_profile": steps_against(real, measured)} if measured is not None else {}),
+        "gpu_seconds": _off(held["replicas"][0] * late.sum(), held["replicas"][1] * late.sum()),
+        **{name: _off(*pair) for name, pair in held.items()},
         "attainment": {
             name: {"real": round(value, 4), "simulated": round(float(outcome.met[name].mean()), 4)} for name, value in seen.items()
         },
@@ -294,12 +317,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--profile", help="a shipped profile, or a file, of the GPU that the recording is of")
+    parser.add_argument("--after", type=float, default=0.0, help="compare replicas, tokens owed and KV from this second on")
     parser.add_argument("--out", type=Path, default=Path("bench/results/fidelity.json"))
     parser.add_argument("--plot", type=Path, default=Path("docs/img/fidelity.png"))
     args = parser.parse_args()
     gpu = (args.folder / "loop-raw.json.gz").exists()
     real = of_gpu(args.folder) if gpu else of_logs(args.folder)
-    found = compare(real, load(args.profile) if args.profile else None)
+    found = compare(real, load(args.profile) if args.profile else None, args.after)
     where = f"three engines on one {real.header.get('gpu', 'GPU')}" if gpu else "real engines on a CPU"
     if args.profile:
         where = f"three engines, each on one {real.header.get('gpu', 'GPU')}"

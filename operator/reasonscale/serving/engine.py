@@ -29,6 +29,7 @@ from reasonscale.serving.ledger import Ledger, Result, Tracker
 from reasonscale.serving.replay import go_on, mark_of
 from reasonscale.serving.settings import CRASH_ENV
 from reasonscale.serving.steps import StepSums
+from reasonscale.serving.warm import warm
 
 
 @dataclass(slots=True)
@@ -151,6 +152,8 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
             self.sleeper.engine = client
         self._can_budget = reasoning is not None and bool(reasoning.enabled)
         self._by_token = _parser_of(client) in BY_TOKEN
+        await warm(client, self._start_ids, budgets=self._can_budget)
+        self.sums = _StepLogger.sums = StepSums()  # those steps are no one's work
         self._plain_generate = client.generate
         client.generate = self._generate
 
