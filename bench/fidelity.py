@@ -144,7 +144,11 @@ def steps_against(real: Recording, profile: Profile, fresh_s: float = 20.0) -> d
             rise = tables.linear[int(prompt) + batch] - tables.linear[batch] + tables.overhead
             said = tables.base[batch] + tables.slope[batch] * kv + r.step_prefill_tokens / r.steps / prompt * rise
             off.append(100 * (said / (r.step_seconds / r.steps) - 1))
-    return {"looks": len(off), "mean_percent": round(float(np.mean(off)), 2), "mean_absolute_percent": round(float(np.mean(np.abs(off))), 2)}
+    return {
+        "looks": len(off),
+        "mean_percent": round(float(np.mean(off)), 2),
+        "mean_absolute_percent": round(float(np.mean(np.abs(off))), 2),
+    }
 
 
 class Recorded(Reasonscale):
@@ -317,7 +321,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--profile", help="a shipped profile, or a file, of the GPU that the recording is of")
-    parser.add_argument("--after", type=float, default=0.0, help="compare replicas, tokens owed and KV from this second on")
+    parser.add_argument(
+        "--after", type=float, default=0.0, help="compare replicas, tokens owed and KV from this second on"
+    )
     parser.add_argument("--out", type=Path, default=Path("bench/results/fidelity.json"))
     parser.add_argument("--plot", type=Path, default=Path("docs/img/fidelity.png"))
     args = parser.parse_args()

@@ -21,7 +21,9 @@ START, END, WORD = 1, 2, 7
 
 def step_ms(update: Callable[[Any, dict[str, Any]], None], length: int) -> float:
     """Return the milliseconds of one step's upkeep of chains that have so many tokens; the median of some."""
-    holder = Holder(SimpleNamespace(reasoning_start_token_ids=[START], reasoning_end_token_ids=[END]), CHAINS, 0, "cpu", False)
+    holder = Holder(
+        SimpleNamespace(reasoning_start_token_ids=[START], reasoning_end_token_ids=[END]), CHAINS, 0, "cpu", False
+    )
     states = []
     for _ in range(CHAINS):
         state = holder._init_state_entry([WORD, START], 10**6)

@@ -153,7 +153,9 @@ def engines() -> list[int]:
     """Return the process ids of vLLM's engine cores below this process."""
     import psutil
 
-    return [p.pid for p in psutil.Process().children(recursive=True) if "EngineCore" in " ".join([*p.cmdline(), p.name()])]
+    return [
+        p.pid for p in psutil.Process().children(recursive=True) if "EngineCore" in " ".join([*p.cmdline(), p.name()])
+    ]
 
 
 async def killed(url: str, name: str, tokens: int, streams: int = 8, after_s: float = 4.0) -> dict[str, Any]:
@@ -175,7 +177,9 @@ async def killed(url: str, name: str, tokens: int, streams: int = 8, after_s: fl
     }  # fmt: skip
 
 
-async def measure(setup: Setup, folder: Path, out: Path, keep: Callable[[Any], None], *, rehearse: bool) -> dict[str, Any]:
+async def measure(
+    setup: Setup, folder: Path, out: Path, keep: Callable[[Any], None], *, rehearse: bool
+) -> dict[str, Any]:
     """Run it and keep: the plan, what clients saw, the records of the loop, the GPUs' memory."""
     if rehearse:
         setup = replace(setup, shape="tiny", seats=8, killed_tokens=100)

@@ -56,7 +56,9 @@ async def warm(client: Any, start_ids: Sequence[int], *, budgets: bool, limit_s:
     try:
         await asyncio.wait_for(asyncio.gather(*running), limit_s)
     except TimeoutError:
-        _log.warning("the engine's first %d requests took more than %.0f s: it serves without them", len(running), limit_s)
+        _log.warning(
+            "the engine's first %d requests took more than %.0f s: it serves without them", len(running), limit_s
+        )
         return None
     finally:
         for task in running:

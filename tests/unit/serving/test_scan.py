@@ -40,7 +40,9 @@ def holder(marks: str) -> Any:
 
 @pytest.mark.parametrize("marks", MARKS)
 @given(data=st.data())
-def test_every_state_is_the_one_that_vllm_comes_to(both: tuple[Update, Update], marks: str, data: st.DataObject) -> None:
+def test_every_state_is_the_one_that_vllm_comes_to(
+    both: tuple[Update, Update], marks: str, data: st.DataObject
+) -> None:
     plain, wrapped = both
     kept = holder(marks)
     token = st.sampled_from([1, 2, 3, 4, WORD, OTHER])

@@ -23,7 +23,9 @@ def own_pace() -> dict[str, Any]:
     return fidelity.compare(fidelity.of_gpu(fleet), load(str(fleet / "profile.json")), WARM_S)
 
 
-@pytest.fixture(scope="module", params=["a demo on a CPU", "three engines on a GPU", "a GPU for each engine, at its pace"])
+@pytest.fixture(
+    scope="module", params=["a demo on a CPU", "three engines on a GPU", "a GPU for each engine, at its pace"]
+)
 def found(request: pytest.FixtureRequest) -> dict[str, Any]:
     made = {
         "a demo on a CPU": lambda: fidelity.compare(fidelity.of_logs(DEMO)),
