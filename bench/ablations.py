@@ -19,6 +19,7 @@ from unittest.mock import patch
 from bench.autoscalers import PROFILE, absent, trace
 from bench.forecast import header
 
+from reasonscale.profiles.library import load as load_profile
 from reasonscale.scaling import outlook
 from reasonscale.scaling.arrivals import Arrivals, Rate, rate_of
 from reasonscale.scaling.capacity import fit, token_time
@@ -30,7 +31,6 @@ from reasonscale.scaling.trend import Trend
 from reasonscale.scaling.types import Observation, Policy
 from reasonscale.simulator import policies
 from reasonscale.simulator.policies.ours import Reasonscale
-from reasonscale.simulator.profile import load as load_profile
 from reasonscale.simulator.run import Options, run, setting_of
 
 TRACES = ("cot-shift", "math-heavy", "rag", "agents", "flash-crowd", "azure-r1", "r1-1-2h")

@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 from bench.forecast import header
 
+from reasonscale.profiles.library import load as load_profile
 from reasonscale.simulator import bounds, policies, servegen, synthetic, traces, workload
-from reasonscale.simulator.profile import load as load_profile
 from reasonscale.simulator.run import Options, run, setting_of
 from reasonscale.simulator.workload import Workload
 

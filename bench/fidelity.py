@@ -22,13 +22,15 @@ import numpy.typing as npt
 from bench.forecast import header
 
 from reasonscale.autoscaler import Record
+from reasonscale.profiles.library import load
+from reasonscale.profiles.profile import Profile
 from reasonscale.scaling.decide import decide
 from reasonscale.scaling.record import from_json
 from reasonscale.scaling.types import Decision
 from reasonscale.simulator import run, workload
 from reasonscale.simulator.policies.base import Setting, View
 from reasonscale.simulator.policies.ours import Reasonscale
-from reasonscale.simulator.profile import Profile, load
+from reasonscale.simulator.tables import tables_of
 
 Floats = npt.NDArray[np.float64]
 TICK_S = 5.0
@@ -134,7 +136,7 @@ def steps_against(real: Recording, profile: Profile, fresh_s: float = 20.0) -> d
 
     A profile knows its step of one batch and cache; of a look only their means are known, and that its prompts were of the median length.
     """
-    tables, off = profile.tables(), []
+    tables, off = tables_of(profile), []
     prompt = float(np.median([a.prompt for a in real.asked]))
     for record in real.records:
         for r in record.observation.replicas:

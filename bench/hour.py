@@ -16,8 +16,8 @@ import numpy as np
 from bench.autoscalers import AIM, PROFILE, absent, trace, tuned
 from bench.forecast import header
 
+from reasonscale.profiles.library import load as load_profile
 from reasonscale.simulator import bounds, policies
-from reasonscale.simulator.profile import load as load_profile
 from reasonscale.simulator.run import Options, Outcome, run, setting_of
 from reasonscale.simulator.workload import Workload
 

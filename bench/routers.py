@@ -26,11 +26,11 @@ from bench.stack import model, pace
 from reasonscale.demo.tasks import collatz_split, collatz_task
 from reasonscale.local.ray_node import free_port, start_ray
 from reasonscale.local.serve_api import ServeApi
+from reasonscale.profiles.library import load as load_profile
 from reasonscale.scaling.victims import Standing, victims
 from reasonscale.serving.application import ROUTER
 from reasonscale.serving.config import app_name, deployment_name, serve_app, serve_config
 from reasonscale.simulator import policies
-from reasonscale.simulator.profile import load as load_profile
 from reasonscale.simulator.run import Options, Outcome, run, setting_of
 from reasonscale.simulator.workload import Workload
 

@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 from bench.forecast import header
 
+from reasonscale.profiles.fit import fit
+from reasonscale.profiles.library import load
+from reasonscale.profiles.profile import BadProfile, Profile, read_json
 from reasonscale.simulator.engine import replay
-from reasonscale.simulator.profile import BadProfile, Profile, fit, load, read_json
 from reasonscale.simulator.validation import compare, loads
 
 GOALS = {"e2e": 0.10, "ttft": 0.15, "tpot": 0.15}

@@ -15,13 +15,15 @@ from typing import Any
 
 import numpy as np
 
+from reasonscale.profiles.library import load
+from reasonscale.profiles.prior import prior_of
+from reasonscale.profiles.profile import Profile
 from reasonscale.scaling.capacity import AIM, fit
 from reasonscale.scaling.types import Decision, Objectives, StepTime
 from reasonscale.simulator import run, traces, workload
 from reasonscale.simulator.engine import BATCH, KV, PREFILL, SECONDS
 from reasonscale.simulator.policies.base import Setting, View
 from reasonscale.simulator.policies.ours import Reasonscale
-from reasonscale.simulator.profile import Profile, load
 
 TPOT_S = 0.015  # an objective at which the batch binds before the seats: with 50 ms a 7B seats 256 of 1,100
 
@@ -79,7 +81,7 @@ def converge(true: str, prior: str, trace: str, scale: float, seconds: float) ->
     real = load(true)
     work = workload.scaled(workload.between(traces.load(trace, seed=1), 0.0, seconds), rate=scale, time=1.0, seed=1)
     options = run.Options(cold_start_s=60.0, max_replicas=16, objectives=Objectives(tpot_s=TPOT_S))
-    ours = Told(run.setting_of(work, real, options), load(prior).step_time())
+    ours = Told(run.setting_of(work, real, options), prior_of(load(prior)))
     run.run(work, real, ours, options)
     aim = AIM * options.objectives.tpot_s
     context = float((work.prompt_tokens + work.output_tokens / 2).mean())
@@ -90,7 +92,7 @@ def converge(true: str, prior: str, trace: str, scale: float, seconds: float) ->
     after = next((t for t, _ in shares if not late or t > late[-1]), None)
     return {
         "true": true, "prior": prior, "tpot_objective_s": TPOT_S, "trace": trace, "scale": scale, "context_tokens": round(context),
-        "measured_capacity": round(truth, 1), "prior_share": round(by_formula(load(prior).step_time(), aim, context, prompts) / truth, 4),
+        "measured_capacity": round(truth, 1), "prior_share": round(by_formula(prior_of(load(prior)), aim, context, prompts) / truth, 4),
         "share_at_s": {str(s): round(min(shares, key=lambda row: abs(row[0] - s))[1], 4) for s in (30, 60, 120, 300, 600)},
         "within_5_percent_after_s": after,
         "step_time_off_percent": {

@@ -13,9 +13,10 @@ from reasonscale.api.load import load_models
 from reasonscale.api.resolve import Resolved, resolve
 from reasonscale.api.sizes import size_in, size_of
 from reasonscale.api.validate import InvalidResource
+from reasonscale.profiles.fit import fit
+from reasonscale.profiles.profile import BadProfile, dump
 from reasonscale.serving.config import CPU_ENV, OFFLINE_ENV, engine_kwargs
 from reasonscale.serving.gpus import GIB, WORKING_BYTES, Gpu, NoGpu, gpus, shortage
-from reasonscale.simulator.profile import BadProfile, dump, fit
 
 
 def measure(

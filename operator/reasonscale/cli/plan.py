@@ -51,8 +51,8 @@ def plan(
     from reasonscale.api.load import load_models
     from reasonscale.api.resolve import resolve
     from reasonscale.api.validate import InvalidResource
+    from reasonscale.profiles.profile import BadProfile
     from reasonscale.simulator.policies import BadPolicy
-    from reasonscale.simulator.profile import BadProfile
     from reasonscale.simulator.workload import BadWorkload
 
     number("--cold-start", cold_start, 0, DAY_S)
@@ -86,7 +86,7 @@ def _profile(model: Any, base: Path, name: str | None) -> tuple[Any, str]:
 
     from reasonscale.api.resolve import local_folder
     from reasonscale.api.sizes import size_in, size_of
-    from reasonscale.simulator.profile import load
+    from reasonscale.profiles.library import load
 
     if name is not None:
         return load(name), ""
@@ -134,7 +134,7 @@ def _plan(
 ) -> dict[str, Any]:
     used, why = _profile(model, base, profile)
     if used is None and trace is not None:
-        from reasonscale.simulator.profile import BadProfile
+        from reasonscale.profiles.profile import BadProfile
 
         raise BadProfile(why)
     kv = int(resolved.kv_capacity_tokens or (used.kv_tokens if used else 0))
@@ -214,6 +214,7 @@ def _speed(
     from reasonscale.simulator.policies import Setting
     from reasonscale.simulator.policies.models import seats_at
     from reasonscale.simulator.sustained import requests_per_s
+    from reasonscale.simulator.tables import tables_of
 
     setting = Setting(
         profile, _objectives(resolved), 1, 1, 1.0, ("default",), resolved.max_num_seqs, resolved.max_num_batched_tokens
@@ -228,7 +229,7 @@ def _speed(
     prompt, made = lengths[0], lengths[1] + lengths[2]
     context = prompt + made / 2.0
     seats = int(seats_at(setting, context, tpot))
-    tables = profile.tables(resolved.max_num_seqs)
+    tables = tables_of(profile, resolved.max_num_seqs)
     took = float(tables.base[seats] + tables.slope[seats] * seats * context)
     rate = requests_per_s(
         profile, _options(resolved, seed=seed), seats / (made * took), seats, lengths, resolved.attainment

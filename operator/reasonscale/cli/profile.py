@@ -12,7 +12,7 @@ from rich.console import Console
 from reasonscale.cli.checks import output
 
 if TYPE_CHECKING:
-    from reasonscale.simulator.profile import Profile
+    from reasonscale.profiles.profile import Profile
 
 
 def profile(
@@ -39,7 +39,7 @@ def profile(
     cpu
         measure: this machine's CPU instead of a GPU.
     """
-    from reasonscale.simulator.profile import BadProfile
+    from reasonscale.profiles.profile import BadProfile
 
     output("--out", out, file)
     output("--json", json, file)
@@ -61,7 +61,8 @@ def profile(
 
 
 def _fit(file: Path, out: Path | None, console: Console) -> int:
-    from reasonscale.simulator.profile import BadProfile, dump, fit, read_json
+    from reasonscale.profiles.fit import fit
+    from reasonscale.profiles.profile import BadProfile, dump, read_json
 
     if out is None:
         raise BadProfile("--out is missing; it must name the profile to write, such as my-gpu.json")
@@ -73,7 +74,9 @@ def _fit(file: Path, out: Path | None, console: Console) -> int:
 
 def said(out: Path, made: Profile) -> str:
     """Return a profile in a line."""
-    step = made.step_time()
+    from reasonscale.profiles.prior import prior_of
+
+    step = prior_of(made)
     return (
         f"{out}: {made.kv_tokens:,} tokens of KV cache; a step takes about {step.a * 1e3:.1f} ms + {step.b * 1e3:.3f} ms a"
         f" request + {step.c * 1e9:.1f} ns a token in the cache, {step.d * 1e6:.0f} us a prompt token"
@@ -81,7 +84,9 @@ def said(out: Path, made: Profile) -> str:
 
 
 def _validate(file: Path, name: str | None, report: Path | None, console: Console) -> int:
-    from reasonscale.simulator.profile import BadProfile, fit, load, read_json
+    from reasonscale.profiles.fit import fit
+    from reasonscale.profiles.library import load
+    from reasonscale.profiles.profile import BadProfile, read_json
     from reasonscale.simulator.validation import compare, loads
 
     data = read_json(file)

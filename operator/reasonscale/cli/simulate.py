@@ -69,8 +69,8 @@ def simulate(
     list_
         Name the policies, profiles and built-in workloads; nothing else is required then.
     """
+    from reasonscale.profiles.profile import BadProfile
     from reasonscale.simulator.policies import BadPolicy
-    from reasonscale.simulator.profile import BadProfile
     from reasonscale.simulator.workload import BadWorkload
 
     console, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
@@ -90,8 +90,8 @@ def simulate(
 
 
 def _list(console: Console) -> int:
+    from reasonscale.profiles.library import shipped
     from reasonscale.simulator import bounds, policies
-    from reasonscale.simulator.profile import shipped
     from reasonscale.simulator.synthetic import BUILT_IN
 
     console.print("policies:  " + ", ".join([*policies.names(), "static:N", *bounds.NAMES]))
@@ -117,14 +117,15 @@ def _simulate(
     scrape: float, scale: float, time_scale: float, seed: int, start: float, end: float | None, router: str | None,
     gpu_price: float | None, json: Path | None, plot: Path | None, chunk: str | None, sleep: tuple[int, float], console: Console, err: Console,
 ) -> int:  # fmt: skip
+    from reasonscale.profiles.library import load
     from reasonscale.simulator import bounds, policies, run, synthetic, traces, workload
-    from reasonscale.simulator.profile import load
     from reasonscale.simulator.router import ROUTERS
 
     if trace is None:
         raise workload.BadWorkload(f"--trace is missing; built in are {', '.join(synthetic.BUILT_IN)}")
     if profile_name is None:
-        from reasonscale.simulator.profile import BadProfile, shipped
+        from reasonscale.profiles.library import shipped
+        from reasonscale.profiles.profile import BadProfile
 
         raise BadProfile(f"--profile is missing; there are {', '.join(shipped())}")
     number("--cold-start", cold_start, 0, DAY_S)
@@ -186,6 +187,7 @@ def _simulate(
 
 def _chunk(text: str | None, profile: Any, err: Console) -> int | None:
     """Return `--max-num-batched-tokens` as a number; None: the profile's."""
+    from reasonscale.profiles.prior import prior_of
     from reasonscale.scaling.chunk import chunk_of
     from reasonscale.scaling.types import Objectives
     from reasonscale.simulator.policies import BadPolicy
@@ -194,7 +196,7 @@ def _chunk(text: str | None, profile: Any, err: Console) -> int | None:
         return None
     most = profile.max_num_batched_tokens
     if text == "objectives":
-        found = chunk_of(profile.step_time(), Objectives(), profile.max_num_seqs, most)
+        found = chunk_of(prior_of(profile), Objectives(), profile.max_num_seqs, most)
         err.print(f"max_num_batched_tokens {found.tokens}: {found.reason}", markup=False)
         return int(found.tokens)
     if not text.isdigit() or not 1 <= int(text) <= most:

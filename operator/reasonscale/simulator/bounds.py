@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from reasonscale.profiles.prior import prior_of
+from reasonscale.profiles.profile import Profile
 from reasonscale.simulator.engine import Floats, Ints
 from reasonscale.simulator.policies.base import Policy, Setting, Static, View
-from reasonscale.simulator.profile import Profile
 from reasonscale.simulator.run import Options, Outcome, run, setting_of
+from reasonscale.simulator.tables import tables_of, too_long
 from reasonscale.simulator.workload import NOBODY, Workload
 
 GRID_S = 5.0
@@ -25,13 +27,13 @@ def lower_bound_gpu_hours(work: Workload, profile: Profile, options: Options) ->
     slope; each prompt token at least the flattest piece of the prefill line. Latency, starts and drains cost nothing
     here, so that nothing reaches it; nothing is below it either.
     """
-    tables = profile.tables(options.max_num_seqs)
+    tables = tables_of(profile, options.max_num_seqs)
     counts = np.arange(1, len(tables.base), dtype=np.float64)
     token_s = float((tables.base[1:] / counts).min())
     kv_s = float(tables.slope[1:].min())
     prompt_s = float(np.diff(tables.linear).min())
     prompt, output = work.prompt_tokens.astype(np.float64), work.output_tokens.astype(np.float64)
-    fits = ~profile.too_long(prompt, output)
+    fits = ~too_long(profile, prompt, output)
     decode = np.maximum(0.0, output - 1)
     context = decode * prompt + decode * (decode + 1) / 2.0
     seconds = float((decode * token_s + context * kv_s + prompt * prompt_s)[fits].sum())
@@ -53,7 +55,7 @@ def _ideal_arrivals(work: Workload, took: Floats) -> Floats:
 
 def need_over_time(work: Workload, profile: Profile, options: Options) -> Floats:
     """Return replicas needed at each `GRID_S`, if every token came at eight tenths of the objective's pace."""
-    step, o = profile.step_time(), options.objectives
+    step, o = prior_of(profile), options.objectives
     tau = max(0.8 * o.tpot_s, 1.3 * step.a)
     prompt, output = work.prompt_tokens.astype(np.float64), work.output_tokens.astype(np.float64)
     took = prompt * step.d + output * tau
@@ -99,7 +101,7 @@ def expected_need(work: Workload, profile: Profile, options: Options) -> Floats:
     moment (taken from the trace around it, a little of what comes included). Expected are, from now to when a replica
     ordered now is ready, the survivors of those in flight and of those who come at that rate; the most of it counts.
     """
-    step, o = profile.step_time(), options.objectives
+    step, o = prior_of(profile), options.objectives
     tau = max(0.8 * o.tpot_s, 1.3 * step.a)
     prompt, output = work.prompt_tokens.astype(np.float64), work.output_tokens.astype(np.float64)
     took = prompt * step.d + output * tau

@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from reasonscale.profiles.profile import Profile
 from reasonscale.scaling.types import Objectives
 from reasonscale.simulator import engine as e
 from reasonscale.simulator import router as rt
 from reasonscale.simulator.engine import Floats, Ints
 from reasonscale.simulator.ledger import BINS, C_ARRIVALS, C_PROMPT, Scrape, count_all
-from reasonscale.simulator.profile import Profile
+from reasonscale.simulator.tables import tables_of, too_long
 from reasonscale.simulator.workload import Workload
 
 REPORT_S: Final = 1.0
@@ -166,7 +167,7 @@ class Cluster:
         self._step_tokens = min(
             max_num_batched_tokens or profile.max_num_batched_tokens, profile.max_num_batched_tokens
         )
-        self._tables = profile.tables(self._seats)
+        self._tables = tables_of(profile, self._seats)
         self._blocks = profile.kv_tokens // profile.block_tokens
         self._empty = e.empty_engine(self._blocks, profile.block_tokens, self._seats, self._step_tokens)
         self._work, self._cold, self._wake_s = work, cold_start_s, wake_s
@@ -183,7 +184,7 @@ class Cluster:
         self._req[e.PROMPT], self._req[e.OUTPUT] = work.prompt_tokens, work.reasoning_tokens + work.answer_tokens
         self._req[e.REASONING], self._req[e.CLASS] = work.reasoning_tokens, work.cls
         # Requests that never fit an empty KV cache, and those that the gate sends away.
-        self.refused: Flags = profile.too_long(self._req[e.PROMPT], self._req[e.OUTPUT])
+        self.refused: Flags = too_long(profile, self._req[e.PROMPT], self._req[e.OUTPUT])
         self.arrival_s = work.arrival_s.copy()
         self.first_s, self.last_s = np.full(n, np.nan), np.full(n, np.nan)
         self._ended = np.zeros(n + 1, dtype=np.int64)

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from reasonscale.simulator.profile import Profile, Tables
+from reasonscale.profiles.profile import Profile
+from reasonscale.simulator.tables import Tables, tables_of, too_long
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -281,7 +282,7 @@ def replay(
         raise ValueError("arrivals must not go back, and prompts and outputs must have one token or more")
     seats = max_num_seqs or profile.max_num_seqs
     step_tokens = min(max_num_batched_tokens or profile.max_num_batched_tokens, profile.max_num_batched_tokens)
-    tables: Tables = profile.tables(seats)
+    tables: Tables = tables_of(profile, seats)
     blocks = (kv_tokens or profile.kv_tokens) // profile.block_tokens
     state = empty_engine(blocks, profile.block_tokens, seats, step_tokens)
     req = np.zeros((ROWS, n), dtype=np.int64)
@@ -296,7 +297,7 @@ def replay(
         last_s=last,
         made_tokens=req[MADE].copy(),
         preempted=req[PREEMPTED].copy(),
-        refused=profile.too_long(prompt_tokens, output_tokens),
+        refused=too_long(profile, prompt_tokens, output_tokens),
         end_s=float(end),
         steps=int(state[STEPS]),
         computed_tokens=int(state[COMPUTED]),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reasonscale.simulator.profile import BadProfile
+from reasonscale.profiles.profile import BadProfile
 from reasonscale.simulator.run import Outcome
 
 

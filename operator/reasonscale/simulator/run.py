@@ -10,11 +10,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from reasonscale.profiles.prior import prior_of
+from reasonscale.profiles.profile import Profile
 from reasonscale.scaling.types import Objectives
 from reasonscale.simulator.cluster import Cluster
 from reasonscale.simulator.engine import Floats
 from reasonscale.simulator.policies.base import Policy, Setting, View
-from reasonscale.simulator.profile import Profile
+from reasonscale.simulator.tables import too_long
 from reasonscale.simulator.workload import NOBODY, Workload
 
 START_AIM: Final = 0.78  # of the objective for time per token, for the number that every policy begins with
@@ -139,7 +141,7 @@ def first_replicas(work: Workload, profile: Profile, options: Options, window_s:
     """
     if options.first_replicas is not None:
         return options.first_replicas
-    step, tau = profile.step_time(), START_AIM * options.objectives.tpot_s
+    step, tau = prior_of(profile), START_AIM * options.objectives.tpot_s
     rows = (work.arrival_s >= 0.0) & (work.arrival_s < window_s)
     output, prompt = work.output_tokens[rows].astype(np.float64), work.prompt_tokens[rows].astype(np.float64)
     tau = max(tau, 1.3 * step.a)
@@ -272,7 +274,7 @@ def _outcome(
         preempted=int((cluster.preempted[came] > 0).sum()),
         preemptions=int(cluster.preempted.sum()),
         refused=int(refused.sum()),
-        too_long=int(profile.too_long(prompt, output).sum()),
+        too_long=int(too_long(profile, prompt, output).sum()),
         unfinished=int((np.isnan(last) & ~refused).sum()) + never,
         asleep_s=cluster.asleep_s,
         wakes=cluster.wakes,

@@ -7,8 +7,8 @@ from typing import Final
 
 import numpy as np
 
+from reasonscale.profiles.profile import Profile
 from reasonscale.simulator.policies.base import Static
-from reasonscale.simulator.profile import Profile
 from reasonscale.simulator.run import Options, run, setting_of
 from reasonscale.simulator.workload import Workload, make
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from reasonscale.profiles.profile import BadProfile, Profile
 from reasonscale.simulator.engine import Floats, Replay, replay
-from reasonscale.simulator.profile import BadProfile, Profile
 
 FIELDS = ("t", "inp", "out", "first", "last", "n")
 

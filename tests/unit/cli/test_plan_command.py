@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from reasonscale.cli.main import run
+from reasonscale.profiles.library import load
 from reasonscale.simulator.policies.base import Static
-from reasonscale.simulator.profile import load
 from reasonscale.simulator.run import Options, setting_of
 from reasonscale.simulator.run import run as simulated
 from reasonscale.simulator.sustained import requests_per_s

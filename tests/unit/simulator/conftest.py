@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reasonscale.simulator.profile import Profile
+from reasonscale.profiles.profile import Profile
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from reasonscale.api.constants import TOKEN_BINS
+from reasonscale.profiles.profile import Profile
 from reasonscale.scaling.types import Objectives
 from reasonscale.simulator.ledger import Scrape
 from reasonscale.simulator.policies.base import Setting, View
-from reasonscale.simulator.profile import Profile
 
 CAPACITY = 1000.0
 # A step takes 10 ms + 0.1 ms a request + 10 us a KV token; a prompt token 1 ms.

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from reasonscale.profiles.profile import Profile
 from reasonscale.simulator.engine import replay
-from reasonscale.simulator.profile import Profile
 
 
 def test_three_requests_take_the_steps_that_paper_gives(small: Profile) -> None:

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reasonscale.profiles.profile import Profile
 from reasonscale.simulator import engine
 from reasonscale.simulator.engine import Replay, replay
-from reasonscale.simulator.profile import Profile
+from reasonscale.simulator.tables import tables_of
 
 PROFILE = Profile(
     name="p", model="p", kv_tokens=160, block_tokens=4, max_num_seqs=6, max_num_batched_tokens=32, gpus_per_replica=1,
@@ -83,7 +84,7 @@ def test_a_later_request_never_speeds_up_an_earlier_one(load: Load, prompt: int,
 @given(loads())
 def test_steps_taken_many_at_once_are_the_same_as_one_by_one(load: Load) -> None:
     arrival, prompt, output = load
-    fast, tables = run(load), PROFILE.tables()
+    fast, tables = run(load), tables_of(PROFILE)
     state = engine.empty_engine(40, 4, 6, 32)
     req = np.zeros((engine.ROWS, len(arrival)), dtype=np.int64)
     sums, ended = np.zeros(4), np.zeros(len(arrival) + 1, dtype=np.int64)

@@ -179,7 +179,7 @@ def test_who_knows_the_future_needs_no_more_than_ours():
 
 
 def policies_profile():
-    from reasonscale.simulator.profile import load
+    from reasonscale.profiles.library import load
 
     return load("qwen2-32b-h200")
 

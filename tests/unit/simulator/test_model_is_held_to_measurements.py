@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from reasonscale.cli.main import run as command
+from reasonscale.profiles.profile import BadProfile, Profile, dump
 from reasonscale.simulator.engine import replay
-from reasonscale.simulator.profile import BadProfile, Profile, dump
 from reasonscale.simulator.validation import compare
 
 

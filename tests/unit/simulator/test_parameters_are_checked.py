@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from reasonscale.profiles.library import load
 from reasonscale.simulator import policies, run, workload
 from reasonscale.simulator.policies.base import _DIVISORS
-from reasonscale.simulator.profile import load
 
 PROFILE = load("qwen2-32b-h200")
 OPTIONS = run.Options(cold_start_s=10.0)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from bench import fidelity
 
-from reasonscale.simulator.profile import load
+from reasonscale.profiles.library import load
 
 DATA = Path(__file__).parents[2] / "data"
 DEMO = DATA / "demo"

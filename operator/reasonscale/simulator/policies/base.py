@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from reasonscale.profiles.prior import prior_of
+from reasonscale.profiles.profile import Profile
 from reasonscale.scaling.types import Objectives, StepTime
 from reasonscale.simulator.ledger import C_ARRIVALS, C_PROMPT, Scrape
-from reasonscale.simulator.profile import Profile
 
 _DIVISORS = frozenset({
     "target", "utilization", "down_rate", "most_factor", "kv_share", "up_threshold", "down_boundary", "prefill_s", "high",
@@ -44,7 +45,7 @@ class Setting:
     @property
     def step(self) -> StepTime:
         """Return the profile's step time."""
-        return self.profile.step_time()
+        return prior_of(self.profile)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from reasonscale.profiles.fit import fit
+from reasonscale.profiles.library import load, shipped
+from reasonscale.profiles.prior import prior_of
+from reasonscale.profiles.profile import BadProfile, dump, read_json
 from reasonscale.simulator.engine import replay
-from reasonscale.simulator.profile import BadProfile, Profile, dump, fit, load, read_json, shipped
+from reasonscale.simulator.tables import tables_of
 
 
 def measured() -> dict[str, Any]:
@@ -26,7 +30,7 @@ def test_a_fit_finds_the_step_times_that_made_the_measurements() -> None:
     assert [slope for *_, slope in made.decode] == pytest.approx([6e-5] * 4)
     assert [base for _, base, _ in made.decode] == pytest.approx([20.1, 20.8, 26.4, 45.6])
     assert made.attention_ms_per_pair == pytest.approx(3e-6)
-    step = made.step_time()
+    step = prior_of(made)
     assert (step.a, step.b, step.c, step.d) == pytest.approx((0.020, 1e-4, 6e-8, 1e-4), rel=1e-6)
 
 
@@ -58,15 +62,15 @@ def test_noise_is_pooled_so_that_more_work_never_takes_less_time() -> None:
 @pytest.mark.parametrize("name", shipped())
 def test_shipped_profiles_load_and_time_rises_with_load(name: str) -> None:
     profile = load(name)
-    tables = profile.tables()
+    tables = tables_of(profile)
     assert (np.diff(tables.base) >= 0).all()
     assert (np.diff(tables.linear) >= 0).all()
     assert profile.kv_tokens > 100_000
     assert {"qwen2-1.5b-h200", "qwen2-7b-h200", "qwen2-32b-h200"} <= set(shipped())
 
 
-def test_sixty_five_requests_decode_at_the_price_of_a_full_tile(small: Profile) -> None:
-    base = fit(measured(), name="x").tables().base * 1e3
+def test_sixty_five_requests_decode_at_the_price_of_a_full_tile() -> None:
+    base = tables_of(fit(measured(), name="x")).base * 1e3
     assert base[64] == pytest.approx(26.4)
     assert base[65] == base[128] > base[64]
 
