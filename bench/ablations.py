@@ -116,7 +116,7 @@ def _oracle(ours: Ours) -> Callable[..., list[Point]]:
 
 
 def _unprofiled(ours: Ours) -> None:
-    """Take the profile away: the operator does not have one, and learns step times from what engines report."""
+    """Take the profile away, as where a resource names none: step times are learnt from what engines report."""
     ours.policy = replace(ours.policy, step_time=None, kv_capacity_tokens=None)
 
 

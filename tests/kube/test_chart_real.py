@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -13,6 +14,8 @@ from e2e.cluster.control_plane import free_ports
 from tests.kube.running import SERVICES, resource, until
 
 from reasonscale.api import constants as c
+from reasonscale.profiles.library import Library, load
+from reasonscale.profiles.profile import dump
 
 pytestmark = [pytest.mark.kube, pytest.mark.kuberay, pytest.mark.timeout(240)]
 CHART = Path(__file__).parents[2] / "charts" / "reasonscale"
@@ -83,6 +86,7 @@ def path_of(manifest: dict[str, Any]) -> str:
             "admission.allowedEngineArgs={seed}",
         ),
         ("admission.enabled=true", "admission.checkServiceAccount=false"),
+        ("profiles.my-gpu.format=1", "profilesConfigMap=others"),
     ],
 )
 def test_the_server_takes_what_the_chart_renders(cluster: Any, values: tuple[str, ...]) -> None:
@@ -111,6 +115,31 @@ def test_without_a_prometheus_the_operator_is_given_none_and_with_one_its_ca_and
     mounts = {m["name"]: m["mountPath"] for m in given["containers"][0]["volumeMounts"]}
     assert {v["name"] for v in given["volumes"]} == set(mounts)
     assert mounts["prometheus-ca"] == "/prometheus/ca"
+
+
+def test_profiles_reach_the_operator_as_files_that_it_reads_by_name(tmp_path: Path) -> None:
+    made = dump(load("qwen2-7b-h100"))
+    (tmp_path / "mine.json").write_text(made)
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump({"profiles": {"typed": json.loads(made)}}))
+    given = [part for value in (*GIVEN, "profilesConfigMap=others") for part in ("--set", value)]
+    files = ["--set-file", f"profiles.mine={tmp_path}/mine.json", "-f", str(tmp_path / "values.yaml")]
+    done = helm("template", "rs", str(CHART), "--kube-version", "1.34.0", *given, *files)
+    assert done.returncode == 0, done.stderr
+    found = {(m["kind"], m["metadata"]["name"]): m for m in yaml.safe_load_all(done.stdout) if m}
+    held = found["ConfigMap", "rs-reasonscale-profiles"]["data"]
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    for key, text in held.items():
+        (folder / key).write_text(text)
+    for name in ("mine", "typed"):
+        assert Library(folder).find(name) == load("qwen2-7b-h100")
+    pod = found["Deployment", "rs-reasonscale"]["spec"]["template"]["spec"]
+    assert "--profiles=/profiles" in pod["containers"][0]["args"]
+    (volume,) = [v for v in pod["volumes"] if v["name"] == "profiles"]
+    sources = [source["configMap"] for source in volume["projected"]["sources"]]
+    assert sources == [{"name": "others", "optional": True}, {"name": "rs-reasonscale-profiles"}], "the values' own win"
+    bare = [m for m in rendered() if m["kind"] in ("ConfigMap", "Deployment")]
+    assert "profiles" not in yaml.safe_dump_all(bare)
 
 
 def test_monitoring_comes_only_where_it_is_asked_for() -> None:
@@ -153,6 +182,8 @@ def test_the_operator_s_pod_is_restricted(cluster: Any) -> None:
         ("replicas=0", "replicas"),
         ("freeze=maybe", "freeze"),
         ("admission.allowedEngineArgs={--seed}", "allowedEngineArgs"),
+        ("profiles.a/b={}", "profiles"),
+        ("profiles.a=7", "profiles"),
     ],
 )
 def test_wrong_values_are_refused_by_their_name(value: str, said: str) -> None:

@@ -19,6 +19,8 @@ from tests.kube.running import CRDS, MERGE, MODELS, SERVICES, Operator, conditio
 from tests.kube.test_chart_real import path_of, rendered
 
 from reasonscale.api.crd import crd
+from reasonscale.profiles.library import load, shipped
+from reasonscale.profiles.profile import dump
 
 pytestmark = [pytest.mark.kube, pytest.mark.kuberay, pytest.mark.timeout(300)]
 
@@ -61,6 +63,41 @@ def test_a_kuberay_that_goes_is_named_and_one_that_comes_back_is_used_at_once(ku
     finally:
         operator.stop()
         kuberay.http.delete(f"{MODELS}/waits")
+    assert "Traceback" not in operator.output.read_text()
+
+
+def test_a_profile_that_nobody_has_stops_no_model_and_one_that_comes_restarts_nothing(
+    kuberay: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "profiles"
+    folder.mkdir()
+    operator = Operator(kuberay, tmp_path, "--profiles", str(folder), ports=free_ports(2))
+    try:
+        spec = {"accelerator": {"profile": "my-gpu"}, "scaling": {"mode": "Manual", "maxReplicas": 4}, "replicas": 2}
+        assert kuberay.http.post(MODELS, json=resource("profiled", **spec)).status_code == 201
+        until(lambda: numbers(kuberay, "profiled") == 2, 60)
+        held = until(lambda: conditions(kuberay, "profiled").get("ProfileLoaded"))
+        assert (held["status"], held["reason"]) == ("False", "NoSuchProfile")
+        assert held["message"].startswith("spec.accelerator.profile: was 'my-gpu'; no profile has that name")
+        assert all(name in held["message"] for name in shipped())
+        assert conditions(kuberay, "profiled")["Degraded"]["status"] == "False"
+
+        def told() -> list[dict[str, Any]]:
+            events = kuberay.http.get("/api/v1/namespaces/default/events").json()["items"]
+            return [e for e in events if e["involvedObject"]["name"] == "profiled" and e["reason"] == "NoSuchProfile"]
+
+        assert until(told)[0]["message"] == held["message"]
+        before = kuberay.http.get(f"{SERVICES}/profiled").json()["metadata"]
+        (folder / "my-gpu.json").write_text(dump(load("qwen2-7b-h100")))
+        until(lambda: conditions(kuberay, "profiled")["ProfileLoaded"]["reason"] == "Loaded")
+        named = {"spec": {"accelerator": {"profile": "qwen2-7b-h200"}}}
+        kuberay.http.patch(f"{MODELS}/profiled", json=named, headers=MERGE)
+        until(lambda: "qwen2-7b-h200" in conditions(kuberay, "profiled")["ProfileLoaded"]["message"])
+        after = kuberay.http.get(f"{SERVICES}/profiled").json()["metadata"]
+        assert after["generation"] == before["generation"], "neither engines nor their cluster were touched"
+    finally:
+        operator.stop()
+        kuberay.http.delete(f"{MODELS}/profiled")
     assert "Traceback" not in operator.output.read_text()
 
 

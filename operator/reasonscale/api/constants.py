@@ -153,9 +153,15 @@ REASON_EXTERNAL: Final = "External"
 REASON_IDLE: Final = "Idle"  # scaled to zero
 REASON_WAKE: Final = "Wake"
 
+# What came of spec.accelerator.profile (the condition ProfileLoaded).
+PROFILE_LOADED: Final = "Loaded"
+PROFILE_DIFFERS: Final = "ProfileDiffers"  # measured with other GPUs a replica, or other max_num_batched_tokens
+PROFILE_UNKNOWN: Final = "NoSuchProfile"
+PROFILE_UNUSABLE: Final = "BadProfile"  # its file can't be used
+
 CONDITIONS: Final[tuple[str, ...]] = (
     "Accepted", "Ready", "Progressing", "Degraded", "SignalsAvailable", "ScalingActive", "ScalingLimited",
-    "UpdateAvailable", "RolloutBlocked",
+    "UpdateAvailable", "RolloutBlocked", "ProfileLoaded",
 )  # fmt: skip
 
 

@@ -40,6 +40,7 @@ EFFECTS: Final[dict[str, Effect]] = {
     "spec.parallelism.data": Effect.CLUSTER,
     "spec.parallelism.expert": Effect.ENGINES,
     "spec.accelerator.fraction": Effect.ENGINES,
+    "spec.accelerator.profile": Effect.NOTHING,
     "spec.accelerator": Effect.CLUSTER,
     "spec.reasoning.parser": Effect.ENGINES,
     "spec.reasoning.mode": Effect.IN_PLACE,

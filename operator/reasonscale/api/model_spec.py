@@ -133,6 +133,16 @@ class Parallelism(Part):
     )
 
 
+ProfileName = Annotated[
+    str,
+    shaped(
+        r"^[A-Za-z0-9._/][-A-Za-z0-9._/]*$",
+        "must be a profile's name, such as qwen2-7b-h200, or on one machine the path of its file: A-Z, a-z, 0-9, -, _, . and /",
+        low=1, high=253,
+    ),
+]  # fmt: skip
+
+
 class Accelerator(Part):
     """The GPU that the model wants."""
 
@@ -144,6 +154,11 @@ class Accelerator(Part):
         default=100, ge=5, le=100,
         description="Percent of one GPU's memory that a replica takes, for small models; on one machine replicas then share a GPU.",
     )  # fmt: skip
+    profile: ProfileName | None = Field(
+        default=None,
+        description="Hardware profile whose step times the scaler starts from: a shipped one's name, one of the chart's `profiles`, "
+        "or on one machine a file, relative to the resource's own.",
+    )
 
 
 class NamedSecret(Part):

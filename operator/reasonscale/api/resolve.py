@@ -105,6 +105,7 @@ class Resolved:
     sleep: ResolvedSleep | None = None  # scaleToZero; it takes minReplicas 0 to use it
     asleep: int = 0  # replicas that sleep instead of being stopped
     asleep_bytes: float | None = None  # of host memory that one replica holds while it sleeps, at most; None: not known
+    profile: str | None = None  # whose step times the scaler starts from: a name, or a file
 
     def _gpus(self) -> str:
         if self.gpu_share < 1.0:
@@ -140,6 +141,7 @@ class Resolved:
             f"reasoning  {thinking}" + (f"; efforts {efforts}" if r.parser else ""),
             f"replicas   {self.min_replicas} to {self.max_replicas}, {self.mode}, {self._gpus()}{asleep}",
             f"engine     max_num_seqs {self.max_num_seqs}, max_num_batched_tokens {self.max_num_batched_tokens}",
+            *([f"profile    {self.profile}, until engines report their own step times"] if self.profile else []),
             f"lifecycle  start within {self.start_timeout_s:g} s, drain up to {self.drain_s:g} s, rollout {self.rollout}; "
             f"lost after {self.hang_s:g} s without a token, then in {self.resume_attempts} others at most",
             f"objectives TTFT {self.ttft_s:g} s, TPOT {self.tpot_s * 1000:g} ms, queue {self.max_queue_s:g} s, for {self.attainment:.0%}",
@@ -307,4 +309,5 @@ def resolve(model: ReasoningModel, base: Path | None = None) -> Resolved:
         hang_s=seconds(spec.resume.hang_after), resume_attempts=spec.resume.attempts,
         engine_args=args,
         sleep=_sleep(scaling.scale_to_zero), asleep=scaling.asleep, asleep_bytes=_asleep_bytes(model, folder),
+        profile=spec.accelerator.profile,
     )  # fmt: skip

@@ -17,7 +17,7 @@ def operator(
     prometheus_ca_file: Path | None = None, prometheus_token_file: Path | None = None, namespace: str | None = None,
     kubeconfig: Path | None = None, default_mode: str = "Recommend", health_port: int = 8080, metrics_port: int = 9090,
     listen: str = "127.0.0.1", freeze: bool = False, leader_election: bool = False, operator_namespace: str = "reasonscale",
-    lease_name: str = "reasonscale", lease_seconds: int = 15,
+    lease_name: str = "reasonscale", lease_seconds: int = 15, profiles: Path | None = None,
 ) -> int:  # fmt: skip
     """Watch ReasoningModels, apply what they need, and scale them by their chain of thought.
 
@@ -53,6 +53,8 @@ def operator(
         Name of the Lease.
     lease_seconds
         How long a Lease that is not renewed stays taken; at least 5.
+    profiles
+        Folder with hardware profiles, NAME.json, beside the shipped ones; read as it stands at each turn.
     """
     number("--lease-seconds", lease_seconds, 5)
     one_of("--default-mode", default_mode, ("Auto", "Recommend"))
@@ -67,6 +69,9 @@ def operator(
         if file is not None and not file.is_file():
             print(f"operator: {flag} was {file}; there is no such file", file=sys.stderr)
             return 2
+    if profiles is not None and not profiles.is_dir():
+        print(f"operator: --profiles was {profiles}; there is no such folder", file=sys.stderr)
+        return 2
     if prometheus_url is None and (prometheus_ca_file or prometheus_token_file):
         print("operator: --prometheus-url is missing; a CA or a token for Prometheus is given", file=sys.stderr)
         return 2
@@ -77,9 +82,11 @@ def operator(
     logging.getLogger("kopf").setLevel(logging.WARNING)  # it tells of every event that it hands on
     logging.getLogger("httpx").setLevel(logging.WARNING)  # and this one of each query
     from reasonscale.controller.model_loop import Settings
+    from reasonscale.profiles.library import Library
 
     settings = Settings(
-        default_mode=default_mode, namespace=operator_namespace, freeze=freeze, direct=prometheus_url is None, **options.given()
+        default_mode=default_mode, namespace=operator_namespace, freeze=freeze, direct=prometheus_url is None,
+        profiles=Library(profiles), **options.given()
     )  # fmt: skip
     from reasonscale.signals.sources import Prometheus
 

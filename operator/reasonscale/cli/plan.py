@@ -39,8 +39,8 @@ def plan(
     trace
         A built-in workload's name, a trace file or a ServeGen folder: GPU-hours and objectives by policy.
     profile
-        Hardware profile: a shipped one's name, or a file that `reasonscale profile fit` made. When absent, the shipped
-        one whose model's weights are nearest in size.
+        Hardware profile: a shipped one's name, or a file that `reasonscale profile fit` made. When absent, the one that
+        spec.accelerator.profile names, else the shipped one whose model's weights are nearest in size.
     cold_start
         Seconds from the order of a replica until it is ready.
     seed
@@ -80,16 +80,19 @@ def plan(
     return 0
 
 
-def _profile(model: Any, base: Path, name: str | None) -> tuple[Any, str]:
-    """Return the profile to plan with and, where nobody named one, why this one or none."""
+def _profile(model: Any, resolved: Any, base: Path, name: str | None) -> tuple[Any, str]:
+    """Return the profile to plan with and, where the command named none, why this one or none."""
     from math import log
 
     from reasonscale.api.resolve import local_folder
     from reasonscale.api.sizes import size_in, size_of
-    from reasonscale.profiles.library import load
+    from reasonscale.profiles.library import chosen_beside, load
 
     if name is not None:
         return load(name), ""
+    named = chosen_beside(resolved, base)
+    if named is not None and named.profile is not None:
+        return named.profile, named.note or f"profile {resolved.profile}, as spec.accelerator.profile says"
     folder = local_folder(model, base)
     size = size_of(model.spec.model.uri) or (size_in(folder) if folder is not None else None)
     own = "--profile takes one of your own GPU"
@@ -132,7 +135,7 @@ def _plan(
     seed: int,
     out: Console,
 ) -> dict[str, Any]:
-    used, why = _profile(model, base, profile)
+    used, why = _profile(model, resolved, base, profile)
     if used is None and trace is not None:
         from reasonscale.profiles.profile import BadProfile
 

@@ -80,22 +80,28 @@ def _where(host: str, port: int, status_port: int, attach: bool, log_dir: Path) 
         yield f"--log-dir was {log_dir}; it can't be written to: {error.strerror}"
 
 
-def _check(files: tuple[Path, ...], err: Console) -> list[Any] | None:
-    """Return the resolved models, or None after having said what is wrong."""
+def _check(files: tuple[Path, ...], err: Console) -> tuple[list[Any] | None, dict[str, Any]]:
+    """Return the resolved models, or None after having said what is wrong, and the priors of those that name a profile."""
     from reasonscale.api.load import load_models
     from reasonscale.api.resolve import resolve
     from reasonscale.api.validate import InvalidResource, notes
+    from reasonscale.profiles.library import chosen_beside
 
     if not files:
         err.print("up: name at least one file, such as examples/micro-reasoner.yaml")
-        return None
-    resolved, bad = [], False
+        return None, {}
+    resolved, priors, bad = [], {}, False
     for file in files:
         try:
             for model in load_models(file):
                 resolved.append(resolve(model, file.parent))
                 for note in notes(model):
                     err.print(f"note: {note}")
+                profile = chosen_beside(resolved[-1], file.parent)
+                if profile is not None:
+                    priors[model.metadata.name] = profile.prior
+                    if profile.note:
+                        err.print(f"note: {profile.note}")
         except InvalidResource as error:
             bad = True
             for problem in error.problems:
@@ -107,7 +113,7 @@ def _check(files: tuple[Path, ...], err: Console) -> list[Any] | None:
     for m in resolved:
         if not m.model_source.startswith("/") and not bad:
             err.print(f"note: {m.served_name} is fetched from {m.model_source} when its engine starts")
-    return None if bad else resolved
+    return None if bad else resolved, priors
 
 
 @contextmanager
@@ -131,7 +137,7 @@ async def _up(
 ) -> int:
     out = Console(highlight=False, soft_wrap=True, markup=False)
     err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
-    models = _check(files, err)
+    models, priors = _check(files, err)
     wrong = list(_where(host, port, status_port, ray is not None, log_dir)) if files else []
     for problem in wrong:
         err.print(f"up: {problem}")
@@ -139,7 +145,7 @@ async def _up(
         return 2
     from reasonscale.local.app import LocalApp, ServeError, StartFailed
 
-    app = LocalApp(models, host, port, log_dir, say=out.print)
+    app = LocalApp(models, host, port, log_dir, say=out.print, priors=priors)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 

@@ -20,6 +20,7 @@ def validate(*files: Path) -> int:
     from reasonscale.api.load import load_models
     from reasonscale.api.resolve import resolve
     from reasonscale.api.validate import InvalidResource, notes
+    from reasonscale.profiles.library import chosen_beside
 
     out, err = Console(soft_wrap=True, highlight=False), Console(stderr=True, soft_wrap=True, highlight=False)
     if not files:
@@ -28,16 +29,18 @@ def validate(*files: Path) -> int:
     bad = False
     for file in files:
         try:
-            models = load_models(file)
+            folder = Path(file).parent
+            found = [(model, resolve(model, folder)) for model in load_models(file)]
+            profiles = [chosen_beside(resolved, folder, cluster=True) for _, resolved in found]
         except InvalidResource as error:
             bad = True
             for problem in error.problems:
                 err.print(f"{file}: {problem}", markup=False)
             continue
-        for model in models:
+        for (model, resolved), profile in zip(found, profiles, strict=True):
             out.print(f"{file}: {model.metadata.name} is valid", markup=False)
-            for line in resolve(model, Path(file).parent).as_lines():
+            for line in resolved.as_lines():
                 out.print("  " + line, markup=False)
-            for note in notes(model):
+            for note in [*notes(model), *([profile.note] if profile and profile.note else [])]:
                 out.print("  note: " + note, markup=False)
     return 2 if bad else 0

@@ -70,6 +70,9 @@ def events_of(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Eve
         yield Event("Normal", str(held["reason"]), str(held["message"]))
     elif was.get("reason") in ("Held", "Frozen") and held.get("reason") not in (None, was.get("reason")):
         yield Event("Normal", "Released", f"no longer held: {held['message']}")
+    profile, known = new.get("ProfileLoaded", {}), old.get("ProfileLoaded", {})
+    if profile and profile["reason"] != c.PROFILE_LOADED and profile["message"] != known.get("message"):
+        yield Event("Warning", str(profile["reason"]), str(profile["message"]))
 
 
 class Recorder:

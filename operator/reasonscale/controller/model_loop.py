@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from reasonscale.api import constants as c
@@ -32,6 +32,7 @@ from reasonscale.controller.events import Event, Recorder, events_of
 from reasonscale.controller.kube import KindMissing, Kube, KubeError, NotLeading
 from reasonscale.controller.spare import SAID
 from reasonscale.controller.status import MOVING, Found, changed, moved, refused, stamp, status_of
+from reasonscale.profiles.library import Chosen, Library, chosen
 from reasonscale.render.children import children
 from reasonscale.render.context import MODELS, SMALL, Context, PodSize, SecretKey, Subject
 from reasonscale.render.marks import can_sleep, emptied_of, replicas_of, spare_of
@@ -65,6 +66,7 @@ class Settings:
     head: PodSize = SMALL
     ingress: PodSize = SMALL
     ingress_replicas: int = 2
+    profiles: Library = field(default_factory=Library)
 
 
 def ready_replicas(samples: list[Sample], model: str, now: float, limit_s: float) -> int | None:
@@ -175,12 +177,13 @@ class ModelLoop:
         if model.spec.scaling.mode is None:
             resolved = replace(resolved, mode=self._settings.default_mode)
         held = held_by(model, self._settings.freeze)
+        profile = chosen(resolved, self._settings.profiles)
         trouble: Cause | None = None
         record: Record | None = None
         outcome = Outcome()
         try:
             self._start(resolved)
-            self._policy = policy_of(resolved)
+            self._policy = policy_of(resolved, step_time=profile.prior if profile else None)
             running = self._cluster.service(self._namespace, resolved.name)
             if self._settings.cpu or (running is not None and not can_sleep(running)):
                 # On a CPU vLLM puts none to sleep, nor one that runs without sleep mode, until a rollout has brought it.
@@ -198,7 +201,7 @@ class ModelLoop:
             raise
         except KubeError as error:
             trouble = of_refusal(str(error))
-        found = self._found(model, resolved, trouble, outcome, held, signals)
+        found = self._found(model, resolved, trouble, outcome, held, signals, profile)
         status = status_of(
             resolved, record, self._status, namespace=self._namespace, generation=meta.get("generation"), found=found,
             now=self._clock(),
@@ -215,6 +218,7 @@ class ModelLoop:
         outcome: Outcome,
         held: str | None,
         signals: str | None,
+        profile: Chosen | None,
     ) -> Found:
         pods = self._cluster.pods(self._namespace, resolved.name)
         try:
@@ -234,7 +238,7 @@ class ModelLoop:
             trouble = cause_of(service, pods, resolved.start_timeout_s, self._clock())
         return Found(
             trouble=trouble, held=held, held_reason="Frozen" if self._settings.freeze else "Held", signals=signals,
-            image=model.spec.engine.image or self._settings.image,
+            profile=profile, image=model.spec.engine.image or self._settings.image,
             signals_reason="ScrapeFailed" if self._settings.direct else "PrometheusDown",
             revision=outcome.revision, update=outcome.update, blocked=outcome.blocked, waiting=waiting_of(pods, self._fetching),
             rolling=self._rolling(service, outcome, held),

@@ -10,6 +10,7 @@ from typing import Any, Final
 from reasonscale.api import constants as c
 from reasonscale.api.resolve import Resolved
 from reasonscale.autoscaler import Record
+from reasonscale.profiles.library import FIELD, Chosen
 from reasonscale.render.context import PORT_API, ROLE_ENGINE
 from reasonscale.scaling.emptying import awake, serving
 from reasonscale.scaling.types import Freshness, Mode
@@ -59,6 +60,7 @@ class Found:
     held_reason: str = "Held"
     signals: str | None = None  # why there are none
     signals_reason: str = "PrometheusDown"
+    profile: Chosen | None = None  # what came of the one that the resource names
     revision: str | None = None  # of the rendering that runs
     update: str | None = None  # what another rendering would change
     blocked: str | None = None  # why a rollout does not begin
@@ -132,6 +134,11 @@ def _conditions(record: Record | None, found: Found) -> list[dict[str, Any]]:
         out.append(condition("RolloutBlocked", True, "Blocked", found.blocked))
     else:
         out.append(condition("RolloutBlocked", False, "Free", "no rollout waits"))
+    profile = found.profile
+    if profile is not None:
+        out.append(
+            condition("ProfileLoaded", profile.profile is not None, profile.reason, f"{FIELD}: {profile.message}")
+        )
     return out
 
 

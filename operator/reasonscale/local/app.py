@@ -15,7 +15,7 @@ from reasonscale.autoscaler import Autoscaler, Record, RecordFile
 from reasonscale.local.ray_node import RayNode, attach_ray, port_taken, start_ray
 from reasonscale.local.serve_api import AppState, ServeActuator, ServeApi, ServeError
 from reasonscale.scaling.policy import policy_of
-from reasonscale.scaling.types import Freshness, Policy
+from reasonscale.scaling.types import Freshness, Policy, StepTime
 from reasonscale.serving.config import app_name, deployment_name, serve_app, serve_config
 from reasonscale.serving.gpus import CONTEXT_BYTES, GIB, WORKING_BYTES, Gpu, NoGpu, gpus, shortage
 from reasonscale.serving.settings import LOCAL_START_PRIOR_S
@@ -39,6 +39,7 @@ class LocalApp:
     log_dir: Path
     say: Callable[[str], None] = lambda text: None
     env: Mapping[str, str] = field(default_factory=dict)
+    priors: Mapping[str, StepTime] = field(default_factory=dict)  # of the models that name a profile, by their names
     autoscalers: dict[str, Autoscaler] = field(default_factory=dict)
     records: dict[str, Record] = field(default_factory=dict)
     _node: RayNode | None = None
@@ -142,7 +143,7 @@ class LocalApp:
 
     def policy(self, model: Resolved) -> Policy:
         """Return a model's policy here."""
-        return policy_of(model, start_prior_s=LOCAL_START_PRIOR_S)
+        return policy_of(model, start_prior_s=LOCAL_START_PRIOR_S, step_time=self.priors.get(model.name))
 
     def _keep(self, record: Record) -> None:
         self.records[record.model] = record

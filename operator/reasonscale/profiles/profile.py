@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
+from math import isfinite
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,7 +49,7 @@ def read_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BadProfile(f"{path}: there is no such file") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadProfile(f"{path}: can't be read as JSON: {error}") from None
     if not isinstance(data, dict):
         raise BadProfile(f"{path}: must be a JSON object")
@@ -69,7 +70,7 @@ def read(path: Path) -> Profile:
         data["decode"] = tuple((int(n), float(ms), float(slope)) for n, ms, slope in data["decode"])
         data["prefill"] = tuple((int(n), float(ms)) for n, ms in data["prefill"])
         return _checked(Profile(**data), str(path))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, BadProfile):
             raise
         raise BadProfile(f"{path}: is not as `reasonscale profile fit` writes it: {error}") from None
@@ -78,12 +79,17 @@ def read(path: Path) -> Profile:
 def _checked(profile: Profile, where: str) -> Profile:
     for field in ("kv_tokens", "block_tokens", "max_num_seqs", "max_num_batched_tokens", "gpus_per_replica"):
         value = getattr(profile, field)
-        if not isinstance(value, int) or value <= 0:
+        if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
             raise BadProfile(f"{where}: {field} was {value!r}; it must be a whole number greater than 0")
+    numbers = [profile.prefill_overhead_ms, profile.attention_ms_per_pair]
+    if not all(isfinite(x) for x in [*numbers, *chain(*profile.decode), *chain(*profile.prefill)]):
+        raise BadProfile(f"{where}: holds a number that is none, such as NaN or Infinity")
     for field in ("decode", "prefill"):
         rows = getattr(profile, field)
         if not rows or any(later[0] <= row[0] for row, later in pairwise(rows)):
             raise BadProfile(f"{where}: {field} must have rows, by rising size")
+        if rows[0][0] <= 0:
+            raise BadProfile(f"{where}: {field} must begin with a size greater than 0; it was {rows[0][0]}")
         if any(later[1] < row[1] for row, later in pairwise(rows)) or rows[0][1] <= 0:
             raise BadProfile(f"{where}: the times of {field} must be greater than 0 and never fall")
     if (

@@ -109,10 +109,20 @@ def cluster_hashed(service: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
+def _hard(path: str) -> bool:
+    """Tell whether a change of the field restarts something; one that no table knows is taken to."""
+    return effect_of(path) in (Effect.ENGINES, Effect.CLUSTER, None)
+
+
 def _flat(value: Any, path: str) -> dict[str, Any]:
-    if isinstance(value, dict) and value and effect_of(path) is None:
+    if not isinstance(value, dict) or not value:
+        return {path: value}
+    if effect_of(path) is None:
         return {k: v for name, part in value.items() for k, v in _flat(part, f"{path}.{name}").items()}
-    return {path: value}
+    # A part that restarts nothing stands by itself beside a whole that does; the whole keeps the mark it had without it.
+    soft = {f"{path}.{name}": part for name, part in value.items() if _hard(path) and not _hard(f"{path}.{name}")}
+    rest = {name: part for name, part in value.items() if f"{path}.{name}" not in soft}
+    return ({path: rest} if rest else {}) | soft
 
 
 def marks_of(service: dict[str, Any], model: ReasoningModel, update: str = "") -> Marks:
@@ -124,7 +134,7 @@ def marks_of(service: dict[str, Any], model: ReasoningModel, update: str = "") -
         fields["spec.scaling.sleeps"] = True
     if model.spec.scaling.asleep:
         fields["spec.scaling.sleepMode"] = True
-    hard = {k: v for k, v in fields.items() if effect_of(k) in (Effect.ENGINES, Effect.CLUSTER, None)}
+    hard = {k: v for k, v in fields.items() if _hard(k)}
     soft = {k: v for k, v in fields.items() if k not in hard}
     return Marks(digest(cluster_hashed(service)), digest(app_hashed(service)), digest(hard), digest(soft), update)
 

@@ -54,16 +54,21 @@ def test_each_reason_of_degraded_has_a_row_and_there_is_no_other() -> None:
 def test_each_condition_and_each_other_reason_is_on_the_page() -> None:
     table = section("Conditions")
     assert words(table) >= set(c.CONDITIONS)
-    reasons = of_code("condition", 2) | {
-        "Held",
-        "Frozen",
-        "PrometheusDown",
-        "ScrapeFailed",
-        "Auto",
-        "Recommend",
-        "Manual",
-        "External",
-    }
+    profiles = {v for k, v in vars(c).items() if k.startswith("PROFILE_")}
+    reasons = (
+        of_code("condition", 2)
+        | profiles
+        | {
+            "Held",
+            "Frozen",
+            "PrometheusDown",
+            "ScrapeFailed",
+            "Auto",
+            "Recommend",
+            "Manual",
+            "External",
+        }
+    )
     assert reasons - words(table) - words(section("Reasons of Degraded")) == set()
 
 
@@ -84,7 +89,7 @@ def test_each_event_is_on_the_page() -> None:
         "Warning",
     }
     assert {"DriftRepaired", "Created", "RolloutStarted", "SignalsMissing", "Scaled"} <= events
-    assert events - said == set()
+    assert events | {c.PROFILE_UNKNOWN, c.PROFILE_UNUSABLE, c.PROFILE_DIFFERS} <= said
 
 
 def test_each_reason_of_a_decision_is_on_the_page() -> None:

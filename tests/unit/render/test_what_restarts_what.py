@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -38,6 +39,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "spec.parallelism.expert": (2, {}),
     "spec.accelerator.product": ("NVIDIA-H200", {}),
     "spec.accelerator.resourceName": ("amd.com/gpu", {}),
+    "spec.accelerator.profile": ("qwen2-7b-h100", {}),
     "spec.accelerator.fraction": (50, {"parallelism": {"tensor": 1}}),
     "spec.reasoning.parser": ("deepseek_r1", {}),
     "spec.reasoning.mode": ("Always", {}),
@@ -169,6 +171,13 @@ def test_the_exceptions_are_as_they_are_said() -> None:
     assert seen(plain, service(never)[0]) is Effect.ENGINES
     cpu = [service(spec, cpu=True)[0] for spec in (BASE, changed("spec.accelerator.product", "NVIDIA-H200"))]
     assert seen(*cpu) in (Effect.NOTHING, Effect.IN_PLACE)
+
+
+def test_a_profile_alone_leaves_every_mark_of_what_restarts_as_it_was_without() -> None:
+    for accelerator in ({}, {"product": "NVIDIA-H200"}):
+        spec = BASE | {"accelerator": accelerator}
+        before, after = (marks_of(*service(s)) for s in (spec, spec | {"accelerator": accelerator | {"profile": "x"}}))
+        assert replace(before, inplace="") == replace(after, inplace="")
 
 
 @pytest.mark.parametrize("path", CHANGES)
