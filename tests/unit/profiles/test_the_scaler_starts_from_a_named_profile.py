@@ -27,7 +27,8 @@ from reasonscale.local.ray_node import free_port
 from reasonscale.profiles.library import FIELD, Library, NoSuchProfile, chosen, chosen_beside, load, shipped
 from reasonscale.profiles.prior import prior_of
 from reasonscale.profiles.profile import Profile, dump
-from reasonscale.scaling.types import StepTime
+from reasonscale.scaling.record import from_json, to_json
+from reasonscale.scaling.types import Policy, StepTime
 
 SHIPPED = "qwen2-7b-h100"
 
@@ -166,7 +167,9 @@ def test_the_local_loop_starts_from_it(tmp_path: Path) -> None:
     assert found is not None
     assert found.prior is not None
     app = LocalApp([model], "127.0.0.1", 0, tmp_path, priors={model.name: found.prior})
-    assert app.policy(model).step_time == prior_of(own)
+    policy = app.policy(model)
+    assert policy.step_time == prior_of(own)
+    assert from_json(Policy, json.loads(json.dumps(to_json(policy)))) == policy, "the decision log has it"
     assert LocalApp([model], "127.0.0.1", 0, tmp_path).policy(model).step_time is None
 
 
