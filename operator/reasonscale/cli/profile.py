@@ -74,9 +74,9 @@ def _fit(file: Path, out: Path | None, console: Console) -> int:
 
 def said(out: Path, made: Profile) -> str:
     """Return a profile in a line."""
-    from reasonscale.profiles.prior import prior_of
+    from reasonscale.profiles.prior import plane_of
 
-    step = prior_of(made)
+    step = plane_of(made)
     return (
         f"{out}: {made.kv_tokens:,} tokens of KV cache; a step takes about {step.a * 1e3:.1f} ms + {step.b * 1e3:.3f} ms a"
         f" request + {step.c * 1e9:.1f} ns a token in the cache, {step.d * 1e6:.0f} us a prompt token"

@@ -187,7 +187,7 @@ def _simulate(
 
 def _chunk(text: str | None, profile: Any, err: Console) -> int | None:
     """Return `--max-num-batched-tokens` as a number; None: the profile's."""
-    from reasonscale.profiles.prior import prior_of
+    from reasonscale.profiles.prior import plane_of
     from reasonscale.scaling.chunk import chunk_of
     from reasonscale.scaling.types import Objectives
     from reasonscale.simulator.policies import BadPolicy
@@ -196,7 +196,7 @@ def _chunk(text: str | None, profile: Any, err: Console) -> int | None:
         return None
     most = profile.max_num_batched_tokens
     if text == "objectives":
-        found = chunk_of(prior_of(profile), Objectives(), profile.max_num_seqs, most)
+        found = chunk_of(plane_of(profile), Objectives(), profile.max_num_seqs, most)
         err.print(f"max_num_batched_tokens {found.tokens}: {found.reason}", markup=False)
         return int(found.tokens)
     if not text.isdigit() or not 1 <= int(text) <= most:

@@ -1,12 +1,12 @@
-"""What a replica can do: step time a + b B + c K, corrected online, and how many replicas a demand needs."""
+"""What a replica can do: step time a + b B + c K with a bend in B, corrected online, and how many replicas a demand needs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
-from reasonscale.scaling.types import Policy, ReplicaCounts, StepTime
+from reasonscale.scaling.types import BEND, BENDS_AT, Policy, ReplicaCounts, StepTime
 
 MEMORY_HALF_LIFE_S = 1800.0
 TPOT_HALF_LIFE_S = 20.0
@@ -16,14 +16,15 @@ AIM = 0.90
 PREFILL_BUSY = 0.7  # of the time, with prompts: beyond it they queue for longer than they take
 LEAST_STEPS = 5.0  # of a replica in one tick
 NOISE = 0.1  # relative, of the mean step time over one tick
+GAIN = 4.0  # 1 / variance of the factor by which a profile's whole curve may be off: half as much again
 
 
-TERMS = 4  # one, requests in the batch, KV tokens, prompt tokens: a, b, c, d
+TERMS = 5  # one, requests in the batch, KV tokens, prompt tokens, requests beyond the bend: a, b, c, d, bend
 
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """Decayed normal equations of step seconds on (1, B, K, P), relative to them, and the recent time per token.
+    """Decayed normal equations of step seconds on (1, B, K, P, B beyond the bend), relative to them, and the recent time per token.
 
     Relative: else a tick of long prompts (180 ms a step) counts 60 times one of decoding (22 ms), and what it costs
     beyond the line, since attention grows with the square, is taken from the constant. It came out as 0 of 20 ms.
@@ -41,8 +42,8 @@ def observe(memory: Steps, replicas: Iterable[ReplicaCounts], dt_s: float) -> St
     keep = 0.5 ** (dt_s / MEMORY_HALF_LIFE_S)
     n, steps, seconds = memory.n * keep, 0.0, 0.0
     # Written out: with 200 replicas, loops over the terms took a third of a whole decision.
-    oo, bo, bb, ko, kb, kk, po, pb, pk, pp = (x * keep for x in memory.products)
-    ys, bs, ks, ps = (x * keep for x in memory.seconds)
+    oo, bo, bb, ko, kb, kk, po, pb, pk, pp, eo, eb, ek, ep, ee = (x * keep for x in memory.products)
+    ys, bs, ks, ps, es = (x * keep for x in memory.seconds)
     for replica in replicas:
         count, took = replica.steps, replica.step_seconds
         steps += count
@@ -67,45 +68,79 @@ def observe(memory: Steps, replicas: Iterable[ReplicaCounts], dt_s: float) -> St
         bs += batch
         ks += kv
         ps += prompt
+        beyond = batch - BENDS_AT * one
+        if beyond > 0.0:
+            eo += beyond * one
+            eb += beyond * batch
+            ek += beyond * kv
+            ep += beyond * prompt
+            ee += beyond * beyond
+            es += beyond
     recent = 0.5 ** (dt_s / TPOT_HALF_LIFE_S)
     return Steps(
         n=n,
-        products=(oo, bo, bb, ko, kb, kk, po, pb, pk, pp),
-        seconds=(ys, bs, ks, ps),
+        products=(oo, bo, bb, ko, kb, kk, po, pb, pk, pp, eo, eb, ek, ep, ee),
+        seconds=(ys, bs, ks, ps, es),
         tpot_steps=memory.tpot_steps * recent + steps,
         tpot_seconds=memory.tpot_seconds * recent + seconds,
     )
 
 
-def _prior(policy: Policy) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return a, b, c, d to start from and how far each may plausibly be off."""
+def _prior(policy: Policy) -> tuple[tuple[float, ...], tuple[float, ...], float]:
+    """Return a, b, c, d to start from and how far each may plausibly be off, and the bend as a share of b.
+
+    Last among them is what the bend has beyond that share, none: another GPU's curve is higher or steeper, and it bends
+    where its profile's does until more than that has been seen.
+    """
     if policy.step_time is not None:
         a, b, c, d = policy.step_time.a, policy.step_time.b, policy.step_time.c, policy.step_time.d
-        return (a, b, c, d), (0.3 * a + 1e-5, 0.5 * b + 1e-7, 0.5 * c + 1e-11, 0.5 * d + 1e-8)
+        spread_b = b + 1e-7
+        share = policy.step_time.bend / b if b > 0.0 else 0.0
+        return (a, b, c, d, 0.0), (0.5 * a + 1e-5, spread_b, c + 1e-11, d + 1e-8, b + spread_b), share
     tpot, seqs = policy.objectives.tpot_s, policy.max_num_seqs
     kv = policy.kv_capacity_tokens or 1e5
     spread_d = 4.0 * tpot / policy.max_num_batched_tokens
-    return (0.3 * tpot, 0.1 * tpot / seqs, 0.0, 0.0), (tpot, tpot / seqs, 0.1 * tpot / kv, spread_d)
+    spreads = (tpot, tpot / seqs, 0.1 * tpot / kv, spread_d, tpot / seqs)
+    return (0.3 * tpot, 0.1 * tpot / seqs, 0.0, 0.0, 0.0), spreads, BEND
 
 
 def fit(memory: Steps, policy: Policy) -> StepTime:
     """Return the step time that the steps speak for, drawn to the prior where they say little; never negative."""
-    prior, spread = _prior(policy)
+    prior, spread, share = _prior(policy)
     if memory.n < 0.5:
-        return StepTime(*prior)
-    # In units of the prior's spreads, so that the ridge term is 1 on each diagonal element.
-    w = 1.0 / NOISE**2
-    m = [[0.0] * TERMS for _ in range(TERMS)]
+        return _step_time(prior, share)
+    terms = TERMS if memory.seconds[-1] > 0.0 else TERMS - 1  # who has seen nothing beyond the bend says nothing of it
+    m = [[0.0] * terms for _ in range(terms)]
     at = 0
-    for i in range(TERMS):
+    for i in range(terms):
         for j in range(i + 1):
             m[i][j] = m[j][i] = memory.products[at]
             at += 1
-    right = [w * spread[i] * (memory.seconds[i] - sum(prior[j] * m[i][j] for j in range(TERMS))) for i in range(TERMS)]
-    left = [[w * spread[i] * spread[j] * m[i][j] + (i == j) for j in range(TERMS)] for i in range(TERMS)]
-    x = _solve(left, right)
-    a, b, c, d = (p + s * v for p, s, v in zip(prior, spread, x, strict=True))
-    return StepTime(max(1e-5, a), max(0.0, b), max(0.0, c), max(0.0, d))
+    seconds = list(memory.seconds[:terms])
+    if terms == TERMS:
+        # b counts the requests and, by `share`, those beyond the bend once more.
+        for row in m:
+            row[1] += share * row[-1]
+        m[1] = [x + share * y for x, y in zip(m[1], m[-1], strict=True)]
+        seconds[1] += share * seconds[-1]
+    w = 1.0 / NOISE**2
+    said = tuple([sum(prior[j] * m[i][j] for j in range(terms)) for i in range(terms)])
+    if policy.step_time is not None:
+        # Another GPU's or model's curve is first of all higher or lower as a whole: by the factor that fits best.
+        fits, own = (sum(p * y for p, y in zip(prior, ys, strict=False)) for ys in (seconds, said))
+        gain = (fits + GAIN / w) / (own + GAIN / w)
+        prior, spread, said = (tuple([gain * x for x in xs]) for xs in (prior, spread, said))
+    # In units of the prior's spreads, so that the ridge term is 1 on each diagonal element.
+    right = [w * spread[i] * (seconds[i] - said[i]) for i in range(terms)]
+    left = [[w * spread[i] * spread[j] * m[i][j] + (i == j) for j in range(terms)] for i in range(terms)]
+    x = [*_solve(left, right), 0.0]
+    return _step_time([p + s * v for p, s, v in zip(prior, spread, x, strict=False)], share)
+
+
+def _step_time(found: Sequence[float], share: float) -> StepTime:
+    a, b, c, d, more = found
+    b = max(0.0, b)
+    return StepTime(max(1e-5, a), b, max(0.0, c), max(0.0, d), max(0.0, share * b + more))
 
 
 def _solve(left: list[list[float]], right: list[float]) -> list[float]:
@@ -156,18 +191,28 @@ class Capacity:
     ) -> float:  # fmt: skip
         """Return the replicas that keep the time per token at the aim and give everyone a seat.
 
+        The step time is the higher of two planes, the one below the bend and the one beyond: so is the need.
+        """
+        step = self.step
+        work = step.b * inflight + step.c * kv_tokens
+        need = self._need_on(step.a, work, prompts, z)
+        if step.bend > 0.0 and inflight > BENDS_AT * need:
+            beyond = self._need_on(step.a - step.bend * BENDS_AT, work + step.bend * inflight, prompts, z)
+            need = max(need, beyond)
+        return max(need, inflight / self.seats)
+
+    def _need_on(self, a: float, work: float, prompts: Prompts, z: float) -> float:
+        """Return the replicas n of which each takes a + work / n for a step without prompts.
+
         With n replicas a token takes t = (a + (b B + c K) / n) / (1 - s), s the share of time that prompts take on a
         request's replica while it lives: rho / n in the mean, and z times spread / sqrt(n) more for one in a hundred.
         Set t to the aim; with x = 1 / sqrt(n) that is a quadratic in x.
         """
-        work = self.step.b * inflight + self.step.c * kv_tokens
-        room, whole, tail = self.aim_s - self.step.a, work + self.aim_s * prompts.share, self.aim_s * z * prompts.spread
+        room, whole, tail = self.aim_s - a, work + self.aim_s * prompts.share, self.aim_s * z * prompts.spread
         need = ((tail + sqrt(tail * tail + 4.0 * whole * room)) / (2.0 * room)) ** 2
         # Steps are no longer than a chunk makes them, however many prompts there are.
-        beside = self.aim_s - self.step.a - self.step.d * self.chunk_tokens
-        if beside > 0.0:
-            need = min(need, work / beside)
-        return max(need, inflight / self.seats)
+        beside = self.aim_s - a - self.step.d * self.chunk_tokens
+        return min(need, work / beside) if beside > 0.0 else need
 
     def prefill_need(self, prefill_share: float) -> float:
         """Return the replicas that compute the prompts as they come, in chunks whose steps take `a` besides."""

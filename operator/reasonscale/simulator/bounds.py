@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from reasonscale.profiles.prior import prior_of
+from reasonscale.profiles.prior import plane_of
 from reasonscale.profiles.profile import Profile
 from reasonscale.simulator.engine import Floats, Ints
 from reasonscale.simulator.policies.base import Policy, Setting, Static, View
@@ -55,7 +55,7 @@ def _ideal_arrivals(work: Workload, took: Floats) -> Floats:
 
 def need_over_time(work: Workload, profile: Profile, options: Options) -> Floats:
     """Return replicas needed at each `GRID_S`, if every token came at eight tenths of the objective's pace."""
-    step, o = prior_of(profile), options.objectives
+    step, o = plane_of(profile), options.objectives
     tau = max(0.8 * o.tpot_s, 1.3 * step.a)
     prompt, output = work.prompt_tokens.astype(np.float64), work.output_tokens.astype(np.float64)
     took = prompt * step.d + output * tau
@@ -101,7 +101,7 @@ def expected_need(work: Workload, profile: Profile, options: Options) -> Floats:
     moment (taken from the trace around it, a little of what comes included). Expected are, from now to when a replica
     ordered now is ready, the survivors of those in flight and of those who come at that rate; the most of it counts.
     """
-    step, o = prior_of(profile), options.objectives
+    step, o = plane_of(profile), options.objectives
     tau = max(0.8 * o.tpot_s, 1.3 * step.a)
     prompt, output = work.prompt_tokens.astype(np.float64), work.output_tokens.astype(np.float64)
     took = prompt * step.d + output * tau

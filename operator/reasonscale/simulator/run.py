@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from reasonscale.profiles.prior import prior_of
+from reasonscale.profiles.prior import plane_of
 from reasonscale.profiles.profile import Profile
 from reasonscale.scaling.types import Objectives
 from reasonscale.simulator.cluster import Cluster
@@ -141,7 +141,7 @@ def first_replicas(work: Workload, profile: Profile, options: Options, window_s:
     """
     if options.first_replicas is not None:
         return options.first_replicas
-    step, tau = prior_of(profile), START_AIM * options.objectives.tpot_s
+    step, tau = plane_of(profile), START_AIM * options.objectives.tpot_s
     rows = (work.arrival_s >= 0.0) & (work.arrival_s < window_s)
     output, prompt = work.output_tokens[rows].astype(np.float64), work.prompt_tokens[rows].astype(np.float64)
     tau = max(tau, 1.3 * step.a)

@@ -12,8 +12,9 @@ import pytest
 
 from reasonscale.profiles.fit import fit
 from reasonscale.profiles.library import load, shipped
-from reasonscale.profiles.prior import prior_of
+from reasonscale.profiles.prior import plane_of, prior_of
 from reasonscale.profiles.profile import BadProfile, dump, read_json
+from reasonscale.scaling.types import BEND
 from reasonscale.simulator.engine import replay
 from reasonscale.simulator.tables import tables_of
 
@@ -30,8 +31,18 @@ def test_a_fit_finds_the_step_times_that_made_the_measurements() -> None:
     assert [slope for *_, slope in made.decode] == pytest.approx([6e-5] * 4)
     assert [base for _, base, _ in made.decode] == pytest.approx([20.1, 20.8, 26.4, 45.6])
     assert made.attention_ms_per_pair == pytest.approx(3e-6)
-    step = prior_of(made)
+    step = plane_of(made)
     assert (step.a, step.b, step.c, step.d) == pytest.approx((0.020, 1e-4, 6e-8, 1e-4), rel=1e-6)
+
+
+def test_a_prior_bends_where_the_sweep_does_and_by_the_usual_share_where_that_ends_before() -> None:
+    data = measured()
+    data["sweep"] = [[b, c, ms + 0.15 * max(0, b - 128)] for b, c, ms in data["sweep"]]
+    prior = prior_of(fit(data, name="made"))
+    assert (prior.a, prior.b, prior.bend) == pytest.approx((0.020, 1e-4, 1.5e-4), rel=1e-6)
+    data["sweep"] = [row for row in data["sweep"] if row[0] <= 64]
+    prior = prior_of(fit(data, name="made"))
+    assert (prior.b, prior.bend) == pytest.approx((1e-4, BEND * 1e-4), rel=1e-6)
 
 
 @pytest.mark.parametrize("tokens", [128, 512, 2048, 4096, 8192])

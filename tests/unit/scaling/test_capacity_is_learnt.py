@@ -15,14 +15,15 @@ from reasonscale.scaling.arrivals import Arrivals, add, rate_of
 from reasonscale.scaling.capacity import Prompts, Steps, capacity_of, fit, observe, token_time
 from reasonscale.scaling.curve import curve_from
 from reasonscale.scaling.forecast import ClassLoad, forecast
-from reasonscale.scaling.types import N_BINS, ReplicaCounts, StepTime
+from reasonscale.scaling.types import BENDS_AT, N_BINS, ReplicaCounts, StepTime
 
 TRUE = StepTime(0.020, 0.0004, 2.0e-7, 1.0e-4)
 
 
 def steps_of(truth: StepTime, batch: float, context: float, prefill: float = 0.0) -> ReplicaCounts:
     n, kv = 100.0, batch * context
-    seconds = n * (truth.a + truth.b * batch + truth.c * kv) + truth.d * prefill
+    beyond = truth.bend * max(0.0, batch - BENDS_AT)
+    seconds = n * (truth.a + truth.b * batch + beyond + truth.c * kv) + truth.d * prefill
     return ReplicaCounts(
         "r", steps=n, step_seconds=seconds, step_batch=n * batch, step_kv_tokens=n * kv, step_prefill_tokens=prefill
     )
@@ -71,17 +72,57 @@ def test_the_time_per_token_is_the_observed_one_where_there_is_traffic():
     assert token_time(memory, TRUE, POLICY) == pytest.approx(0.035, rel=0.1)
 
 
+BENT = StepTime(0.006, 2e-5, 1e-8, 2e-5, bend=4e-5)
+
+
+def learnt(truth: StepTime, prior: StepTime | None, batches: list[float]) -> StepTime:
+    policy, memory = replace(POLICY, step_time=prior, max_num_seqs=512, kv_capacity_tokens=2e6), Steps()
+    for i, batch in enumerate(batches):
+        told = steps_of(truth, batch, 600.0 + (i * 131) % 500, 50.0 * batch * (1.0 + 0.5 * (i % 3)))
+        memory = observe(memory, [told], 5.0)
+    return fit(memory, policy)
+
+
+def seconds(step: StepTime, batch: float) -> float:
+    return (
+        step.a + step.b * batch + step.bend * max(0.0, batch - BENDS_AT) + step.c * batch * 850.0 + step.d * batch / 2
+    )
+
+
+def test_a_faster_gpu_bends_where_the_profile_does_before_anybody_has_seen_it():
+    prior = StepTime(0.009, 4e-5, 2e-8, 3e-5, bend=8e-5)
+    found = learnt(BENT, prior, [20.0 + (i * 37) % 100 for i in range(120)])
+    assert seconds(found, 220.0) == pytest.approx(seconds(BENT, 220.0), rel=0.05)
+    assert seconds(replace(found, bend=0.0), 220.0) < 0.85 * seconds(BENT, 220.0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.floats(0.004, 0.02), st.floats(1e-5, 8e-5), st.floats(0.0, 3.0), st.floats(3e-9, 3e-8), st.floats(5e-6, 5e-5),
+    st.sampled_from([None, BENT, replace(BENT, bend=0.0), StepTime(0.019, 5e-5, 6e-8, 9e-5, bend=5e-5)]),
+)  # fmt: skip
+def test_a_curve_that_bends_less_or_more_than_the_prior_s_is_found_where_it_is_seen(a, b, share, c, d, prior):
+    truth = StepTime(a, b, c, d, bend=share * b)
+    found = learnt(truth, prior, [20.0 + (i * 37) % 230 for i in range(120)])
+    for batch in (60.0, 128.0, 200.0, 250.0):
+        assert seconds(found, batch) == pytest.approx(seconds(truth, batch), rel=0.05)
+
+
 @settings(max_examples=50)
-@given(st.integers(0, 1000), st.floats(0, 1000), st.floats(0, 1e6), st.floats(0, 5), st.floats(0, 2))
-def test_at_the_need_the_time_per_token_is_the_aim_and_everyone_has_a_seat(inflight, more, kv, rho, spread):
-    policy = replace(POLICY, step_time=TRUE, max_num_batched_tokens=100_000)
-    capacity, prompts = capacity_of(TRUE, policy, []), Prompts(rho, spread)
+@given(
+    st.integers(0, 1000), st.floats(0, 1000), st.floats(0, 1e6), st.floats(0, 5), st.floats(0, 2),
+    st.sampled_from([0.0, 1e-4, 1e-3]),
+)  # fmt: skip
+def test_at_the_need_the_time_per_token_is_the_aim_and_everyone_has_a_seat(inflight, more, kv, rho, spread, bend):
+    policy = replace(POLICY, max_num_seqs=512, max_num_batched_tokens=100_000)
+    step = replace(TRUE, b=1e-4, bend=bend)
+    capacity, prompts = capacity_of(step, policy, []), Prompts(rho, spread)
     n = capacity.concurrency_need(inflight, kv, prompts, 1.3)
     assert capacity.concurrency_need(inflight + more, kv, prompts, 1.3) >= n
     assert capacity.concurrency_need(inflight, kv, Prompts(rho, spread + 0.1), 1.3) >= n
     assert n * capacity.seats >= inflight * (1 - 1e-9)
     if n > 0.0:
-        decode = TRUE.a + (TRUE.b * inflight + TRUE.c * kv) / n
+        decode = step.a + (step.b * inflight + step.c * kv) / n + bend * max(0.0, inflight / n - BENDS_AT)
         share = rho / n + 1.3 * spread / n**0.5
         assert decode + capacity.aim_s * share <= capacity.aim_s * (1 + 1e-9)
 

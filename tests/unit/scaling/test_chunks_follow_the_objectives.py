@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from reasonscale.profiles.library import load
-from reasonscale.profiles.prior import prior_of
+from reasonscale.profiles.prior import plane_of
 from reasonscale.scaling.chunk import chunk_of
 from reasonscale.scaling.types import Objectives, StepTime
 
@@ -53,5 +53,5 @@ def test_every_sequence_has_its_token_in_a_step():
 
 def test_of_the_shipped_profiles_the_largest_model_gets_the_smallest_chunk():
     names = ("qwen2-1.5b-h200", "qwen2-7b-h200", "qwen2-32b-h200")
-    tokens = [chunk_of(prior_of(load(name)), Objectives(), 256).tokens for name in names]
+    tokens = [chunk_of(plane_of(load(name)), Objectives(), 256).tokens for name in names]
     assert tokens == sorted(tokens, reverse=True)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reasonscale.profiles.fit import fit
-from reasonscale.profiles.prior import prior_of
+from reasonscale.profiles.prior import plane_of
 from reasonscale.serving.measure import STEPS, Bench, Limits, prefill_points, sweep_points
 
 
@@ -72,7 +72,7 @@ def test_what_is_measured_is_fitted_back(monkeypatch: pytest.MonkeyPatch) -> Non
         "kv_tokens": limits.kv_tokens, "max_num_seqs": 64, "sweep": [bench.decode(*p) for p in sweep_points(limits)],
         "prefill": [bench.prefill(n, 3) for n in prefill_points(limits)],
     }  # fmt: skip
-    step = prior_of(fit(data, name="fake"))
+    step = plane_of(fit(data, name="fake"))
     assert step.a == pytest.approx(0.005, rel=0.01)
     assert step.b == pytest.approx(1e-5, rel=0.05)
     assert step.c == pytest.approx(0.0, abs=1e-10)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from reasonscale.profiles.prior import prior_of
+from reasonscale.profiles.prior import plane_of
 from reasonscale.profiles.profile import Profile
 from reasonscale.scaling.types import Objectives, StepTime
 from reasonscale.simulator.ledger import C_ARRIVALS, C_PROMPT, Scrape
@@ -45,7 +45,7 @@ class Setting:
     @property
     def step(self) -> StepTime:
         """Return the profile's step time."""
-        return prior_of(self.profile)
+        return plane_of(self.profile)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from reasonscale.profiles.prior import prior_of
 from reasonscale.scaling.decide import decide
 from reasonscale.scaling.state import State
 from reasonscale.scaling.types import ClassCounts, Decision, Fleet, Freshness, Observation, Rates, ReplicaCounts
@@ -104,7 +105,7 @@ class Reasonscale(Policy):
             kv_capacity_tokens=float(setting.profile.kv_tokens),
             max_num_seqs=setting.max_num_seqs,
             max_num_batched_tokens=setting.max_num_batched_tokens,
-            step_time=setting.step,
+            step_time=prior_of(setting.profile),
             start_prior_s=setting.cold_start_s,
             asleep=setting.asleep,
             length_prior=dict.fromkeys(setting.classes, float(p["mean_output_tokens"])),
