@@ -109,7 +109,18 @@ def fit(memory: Steps, policy: Policy) -> StepTime:
     prior, spread, share = _prior(policy)
     if memory.n < 0.5:
         return _step_time(prior, share)
-    terms = TERMS if memory.seconds[-1] > 0.0 else TERMS - 1  # who has seen nothing beyond the bend says nothing of it
+    if memory.seconds[-1] <= 0.0:  # who has seen nothing beyond the bend says nothing of it
+        return _step_time(_fitted(memory, policy, prior, spread, share, TERMS - 1), share)
+    found = _fitted(memory, policy, prior, spread, share, TERMS)
+    if share * found[1] + found[-1] < 0.0:  # steps that rise more slowly beyond: the best plane, not this one cut off
+        return _step_time(_fitted(memory, policy, prior, spread, 0.0, TERMS - 1), 0.0)
+    return _step_time(found, share)
+
+
+def _fitted(
+    memory: Steps, policy: Policy, prior: Sequence[float], spread: Sequence[float], share: float, terms: int
+) -> list[float]:
+    """Return a, b, c, d and what the bend has beyond its share of b, which is none with `terms` of all but the last."""
     m = [[0.0] * terms for _ in range(terms)]
     at = 0
     for i in range(terms):
@@ -134,7 +145,7 @@ def fit(memory: Steps, policy: Policy) -> StepTime:
     right = [w * spread[i] * (seconds[i] - said[i]) for i in range(terms)]
     left = [[w * spread[i] * spread[j] * m[i][j] + (i == j) for j in range(terms)] for i in range(terms)]
     x = [*_solve(left, right), 0.0]
-    return _step_time([p + s * v for p, s, v in zip(prior, spread, x, strict=False)], share)
+    return [p + s * v for p, s, v in zip(prior, spread, x, strict=False)]
 
 
 def _step_time(found: Sequence[float], share: float) -> StepTime:

@@ -25,7 +25,7 @@ from reasonscale.local import app as local
 from reasonscale.local.app import LocalApp, StartFailed
 from reasonscale.local.ray_node import free_port
 from reasonscale.profiles.library import FIELD, Library, NoSuchProfile, chosen, chosen_beside, load, shipped
-from reasonscale.profiles.prior import prior_of
+from reasonscale.profiles.prior import plane_of, prior_of
 from reasonscale.profiles.profile import Profile, dump
 from reasonscale.scaling.record import from_json, to_json
 from reasonscale.scaling.types import Policy, StepTime
@@ -56,7 +56,7 @@ def bring(folder: Path, name: str, ms: float = 7.0, **more: Any) -> Profile:
 def test_the_prior_is_the_least_squares_line_of_the_sweep(points: list[tuple[int, float]]) -> None:
     rows = [(n, ms) for (n, _), ms in zip(sorted(points), sorted(ms for _, ms in points), strict=True)]
     made = replace(load(SHIPPED), decode=tuple((n, ms, 2e-5) for n, ms in rows))
-    step = prior_of(made)
+    step = plane_of(made)
 
     def off(a: float, b: float) -> float:
         return sum((a + b * n - ms) ** 2 for n, ms in rows)

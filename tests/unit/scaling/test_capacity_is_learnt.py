@@ -108,6 +108,15 @@ def test_a_curve_that_bends_less_or_more_than_the_prior_s_is_found_where_it_is_s
         assert seconds(found, batch) == pytest.approx(seconds(truth, batch), rel=0.05)
 
 
+@pytest.mark.parametrize("prior", [None, BENT], ids=["no profile", "a profile that bends"])
+def test_steps_that_rise_more_slowly_beyond_the_bend_are_taken_for_the_best_plane(prior):
+    truth = replace(BENT, b=6e-5, bend=-5e-5)
+    found = learnt(truth, prior, [60.0 + (i * 37) % 190 for i in range(120)])
+    assert found.bend == 0.0
+    for batch in (60.0, 120.0, 180.0, 240.0):  # the rest of a fit whose bend is cut off is 19 to 29 % too high at 240
+        assert seconds(found, batch) == pytest.approx(seconds(truth, batch), rel=0.1)
+
+
 @settings(max_examples=50)
 @given(
     st.integers(0, 1000), st.floats(0, 1000), st.floats(0, 1e6), st.floats(0, 5), st.floats(0, 2),
