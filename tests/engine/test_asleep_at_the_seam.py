@@ -39,7 +39,7 @@ def engine() -> ReasonEngine:
     made._asked, made._results, made._trackers, made._whole = {}, {}, {}, set()
     made.max_waiting, made.hang_s, made.field_names, made.hidden = 10, 60.0, ("reasoning",), False
     made._engine_client = Client()
-    made.sleeper = Sleeper(lambda: bool(made._asked or made.ledger.rows), lambda: place.alone(None))
+    made.sleeper = Sleeper(lambda: bool(made._asked or made.ledger.rows), lambda: place.none_starts(None))
     made.sleeper.engine = made._engine_client
     return made
 

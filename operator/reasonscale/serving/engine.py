@@ -104,7 +104,7 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
         self._asked: dict[str, Asked] = {}  # by the id that a request came with
         self.hang_s = 60.0
         self.replica = ""  # the id of the replica that it is in
-        self.sleeper = Sleeper(lambda: bool(self._asked or self.ledger.rows), lambda: place.alone(self._place))
+        self.sleeper = Sleeper(lambda: bool(self._asked or self.ledger.rows), lambda: place.none_starts(self._place))
         self._results: OrderedDict[str, Result] = OrderedDict()
 
     def _start_async_llm_engine(self, vllm_engine_args: Any, vllm_engine_config: Any, placement_group: Any) -> Any:

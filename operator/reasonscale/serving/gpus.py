@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -125,14 +125,19 @@ def wait_for_room(
 
 
 @contextmanager
-def alone(gpu_index: int, folder: Path | None = None, *, wait: bool = True) -> Iterator[None]:
-    """Hold a GPU's lock: engines measure its free memory while they start, so one after another.
-
-    Without `wait` it is a BlockingIOError where another has it.
-
-    The kernel lets go of it when its process ends, however that ends.
-    """
+def _locked(gpu_index: int, folder: Path | None, how: int) -> Iterator[None]:
+    # The kernel lets go of it when its process ends, however that ends.
     path = (folder or Path(tempfile.gettempdir())) / f"reasonscale-gpu-{gpu_index}.lock"
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, how)
         yield
+
+
+def starting(gpu_index: int, folder: Path | None = None) -> AbstractContextManager[None]:
+    """Hold a GPU's start lock: an engine measures its free memory while it starts, and takes all that goes for its own."""
+    return _locked(gpu_index, folder, fcntl.LOCK_EX)
+
+
+def none_starts(gpu_index: int, folder: Path | None = None) -> AbstractContextManager[None]:
+    """Hold the start lock with others that fall asleep or wake, who measure nothing; BlockingIOError where an engine starts."""
+    return _locked(gpu_index, folder, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -55,19 +55,19 @@ async def room(index: int, llm_config: Any) -> AsyncIterator[None]:
         # Waited for without the lock: who falls asleep, and so gives its memory, needs it.
         await asyncio.to_thread(gpus.wait_for_room, index, share)
         with ExitStack() as stack:
-            await asyncio.to_thread(stack.enter_context, gpus.alone(index))
+            await asyncio.to_thread(stack.enter_context, gpus.starting(index))
             if await asyncio.to_thread(gpus.has_room, index, share):
                 yield
                 return
 
 
 @contextmanager
-def alone(index: int | None) -> Iterator[bool]:
-    """Hold the GPU's start lock, and tell whether it could be had: an engine that starts measures what is free meanwhile."""
+def none_starts(index: int | None) -> Iterator[bool]:
+    """Keep engines from starting on the GPU meanwhile; False where one does, which must not find memory come or go."""
     with ExitStack() as stack:
         try:
             if index is not None:
-                stack.enter_context(gpus.alone(index, wait=False))
+                stack.enter_context(gpus.none_starts(index))
         except BlockingIOError:
             yield False
         else:

@@ -81,12 +81,12 @@ def test_engines_on_one_gpu_start_one_after_another(tmp_path: Path) -> None:
 
     def second() -> None:
         inside.wait(5)
-        with g.alone(0, tmp_path):
+        with g.starting(0, tmp_path):
             order.append("second")
 
     thread = threading.Thread(target=second)
     thread.start()
-    with g.alone(0, tmp_path):
+    with g.starting(0, tmp_path):
         inside.set()
         thread.join(0.2)
         order.append("first")
