@@ -31,12 +31,13 @@ from reasonscale.controller.causes import (
 from reasonscale.controller.events import Event, Recorder, events_of
 from reasonscale.controller.kube import KindMissing, Kube, KubeError, NotLeading
 from reasonscale.controller.spare import SAID
-from reasonscale.controller.status import MOVING, Found, changed, moved, refused, stamp, status_of
+from reasonscale.controller.status import MOVING, Found, changed, emptied_since, moved, refused, stamp, status_of
 from reasonscale.profiles.library import Chosen, Library, chosen
 from reasonscale.render.children import children
 from reasonscale.render.context import MODELS, SMALL, Context, PodSize, SecretKey, Subject
 from reasonscale.render.marks import can_sleep, emptied_of, replicas_of, spare_of
 from reasonscale.scaling.policy import policy_of
+from reasonscale.scaling.state import State
 from reasonscale.scaling.types import Fleet, Mode, Policy
 from reasonscale.signals.assemble import Sample
 from reasonscale.signals.sources import ModelSource, Samples, SignalsMissing
@@ -242,6 +243,7 @@ class ModelLoop:
             signals_reason="ScrapeFailed" if self._settings.direct else "PrometheusDown",
             revision=outcome.revision, update=outcome.update, blocked=outcome.blocked, waiting=waiting_of(pods, self._fetching),
             rolling=self._rolling(service, outcome, held),
+            emptied_since=self._scaler.state.emptied_since if self._scaler is not None else (),
         )  # fmt: skip
 
     def _rolling(self, service: dict[str, Any] | None, outcome: Outcome, frozen: str | None) -> str | None:
@@ -323,9 +325,12 @@ class ModelLoop:
         self._held.ready = ready
         source = ModelSource(samples, resolved.served_name, self._held.fleet, self._clock)
         name = f"{self._namespace}/{resolved.name}"
+        # A restart under emptying counts no drain.max anew.
+        since = tuple((r, at) for r, at in emptied_since(self._status) if r in self._held.emptied)
         self._scaler = Autoscaler(
-            name, source, self._held, self._policy_now, listeners=[self._metrics], clock=self._clock
-        )
+            name, source, self._held, self._policy_now, listeners=[self._metrics], clock=self._clock,
+            state=replace(State.new(), emptied_since=since),
+        )  # fmt: skip
 
     def _none_runs(self, resolved: Resolved) -> bool:
         """Tell whether it is for lack of an engine that no ledger is there: it ends with its engine, whose pod runs on."""
