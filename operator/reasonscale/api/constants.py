@@ -87,7 +87,7 @@ M_RESUME_OFF: Final = (
 )
 M_FETCHING: Final = "reasonscale_fetching_weights"  # of a replica that starts: 1 while it fetches, else 0
 M_DRAINING: Final = "reasonscale_draining"  # 1 where the replica was told to go and finishes what it has
-M_ASLEEP: Final = "reasonscale_replica_asleep"  # 1 while the replica's engine sleeps
+M_ASLEEP: Final = "reasonscale_replica_asleep"  # 1 while the replica's engine sleeps, 0 while it could
 M_FALL: Final = "reasonscale_replica_fall_asleep_seconds"  # how long it last took
 M_WOKE: Final = "reasonscale_replica_woke_seconds"
 M_REPLICA: Final = (

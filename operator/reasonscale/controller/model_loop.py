@@ -101,6 +101,7 @@ class Held:
         self.asleep: tuple[str, ...] = ()
         self.counted = counted  # that were ready when that was known last
         self.spare = 0  # asked for beside the target, for a rollout
+        self.replacing = False  # a rollout in place is under way
         self._asked: list[float] = []
 
     async def set_replicas(self, replicas: int, /) -> None:
@@ -119,7 +120,7 @@ class Held:
         self._asked = [now] * (missing - len(self._asked)) + self._asked
         ages = tuple(now - asked for asked in self._asked)
         going = max(0, ready - self.target - self.spare)
-        return Fleet(self.target, min(ready, self.target), ages, going, self.emptied, self.asleep)
+        return Fleet(self.target, min(ready, self.target), ages, going, self.emptied, self.asleep, self.replacing)
 
 
 class ModelLoop:
@@ -194,6 +195,8 @@ class ModelLoop:
             elif self._policy.mode is Mode.AUTO:
                 self._policy = self._without_late(model, resolved, self._policy)
             assert self._scaler is not None
+            assert self._held is not None
+            self._held.replacing = self._rolls_since is not None or engines_update(running)
             record = await self._scaler.tick()
             outcome = await self._apply(model, resolved, act=not held)
         except KindMissing as error:

@@ -132,6 +132,7 @@ def _replicas(samples: list[Sample], gained: Mapping[Key, float], live: frozense
     gauges: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     capacity: dict[str, float] = {}
     who: dict[str, Sample] = {}
+    able = {_process(s.labels) for s in samples if s.name == c.M_ASLEEP}
     for s in samples:
         process = _process(s.labels)
         if s.name == c.M_KV_CAPACITY:
@@ -152,7 +153,7 @@ def _replicas(samples: list[Sample], gained: Mapping[Key, float], live: frozense
             replica=who[p].labels.get(c.LABEL_METRIC_REPLICA) if p in who else None,
             node=who[p].labels.get(c.LABEL_METRIC_NODE) if p in who else None,
             since_s=who[p].value if p in who else None, draining=gauges[p][c.M_DRAINING] > 0.0,
-            asleep=gauges[p][c.M_ASLEEP] > 0.0,
+            asleep=gauges[p][c.M_ASLEEP] > 0.0, can_sleep=p in able,
         )
         for p in sorted(live)
     )  # fmt: skip

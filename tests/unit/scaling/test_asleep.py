@@ -28,6 +28,7 @@ class Replicas:
         self.asleep: tuple[str, ...] = ()
         self.sleeps: set[str] = set()  # whose engine sleeps
         self.has: dict[str, float] = {f"r{i}": 0.0 for i in range(number)}
+        self.replacing, self.unable = False, set[str]()  # a rollout is under way; engines without sleep mode
         self.orders: list[float] = []
         self.stopped: list[tuple[str, float]] = []
         self.started = 0
@@ -42,12 +43,12 @@ class Replicas:
         starting = tuple(self.time - at for at in self.orders)
         return Observation(
             self.time, 5.0, freshness, 1.0,
-            Fleet(self.target, len(self.has), starting, 0, self.emptied, self.asleep),
+            Fleet(self.target, len(self.has), starting, 0, self.emptied, self.asleep, self.replacing),
             {"medium": counts({made: running} if running else None, arrivals=arrivals)},
             tuple(
                 ReplicaCounts(
                     f"w-{r}", kv_capacity_tokens=5120.0, running=n, replica=r, node=f"n-{r}", since_s=float(r[1:]),
-                    asleep=r in self.sleeps,
+                    asleep=r in self.sleeps, can_sleep=r not in self.unable,
                 )
                 for r, n in self.has.items()
             ),
@@ -195,6 +196,33 @@ def test_one_that_sleeps_takes_the_place_of_one_that_is_lost_and_nobody_has_to_s
     assert sleeper in fleet.serve
     fleet.tick()
     assert fleet.state.starts_s == (), "it was woken, and nothing started"
+
+
+@pytest.mark.parametrize("stopped", ["sleeps", "serves"])
+def test_while_a_rollout_replaces_engines_the_start_of_a_successor_is_not_taken_back(stopped: str) -> None:
+    """Of two, one asleep, Serve has stopped one. Were its successor not waited for, the other would be stopped when nobody else serves."""
+    fleet = asleep_of(2, 1)
+    del fleet.has[fleet.asleep[0] if stopped == "sleeps" else fleet.serve[0]]
+    fleet.orders.append(fleet.time)
+    fleet.replacing = True
+    fleet.tick()
+    assert (fleet.target, len(fleet.orders), fleet.emptied) == (2, 1, ())
+    assert fleet.decisions[-1].message.endswith("2 stay while a rollout replaces engines")
+    fleet.until(lambda: not fleet.orders)
+    fleet.replacing = False
+    fleet.until(lambda: fleet.sleeps)
+    assert (fleet.target, fleet.stopped) == (2, [])
+
+
+def test_an_engine_that_a_rollout_has_not_reached_yet_and_that_can_not_sleep_is_not_taken_for_one_that_does() -> None:
+    fleet = Replicas(3)
+    fleet.unable = set(fleet.has)
+    fleet.until(lambda: fleet.target == 1)
+    assert not any(d.asleep for d in fleet.decisions)
+    fleet = Replicas(3)
+    fleet.unable = {"r1"}
+    fleet.until(lambda: fleet.sleeps)
+    assert fleet.sleeps == {"r2"}
 
 
 def test_signals_that_grow_old_leave_everybody_as_he_is() -> None:

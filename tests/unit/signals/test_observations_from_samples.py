@@ -279,3 +279,4 @@ def test_a_replica_that_sleeps_goes_on_writing_its_ledger_and_says_so() -> None:
     seen, _ = see(samples, 100, fleet=Fleet(2, 2, emptied=("r0",), asleep=("r0",)))
     assert seen.freshness is Freshness.FRESH
     assert [r.asleep for r in seen.replicas] == [True, False]
+    assert [r.can_sleep for r in seen.replicas] == [True, False]
