@@ -70,18 +70,25 @@ class Settings:
     profiles: Library = field(default_factory=Library)
 
 
+def _who(sample: Sample) -> str | None:
+    return sample.labels.get("WorkerId") or sample.labels.get("pod") or sample.labels.get("instance")
+
+
 def ready_replicas(samples: list[Sample], model: str, now: float, limit_s: float) -> int | None:
     """Return the replicas that write a fresh ledger: a pod that runs may hold an engine that still loads.
 
     None where all ledgers are old, or there is none, as with a Prometheus that has just started: nobody knows then.
     """
     told = [s for s in samples if s.name == c.M_LEDGER_TIME and s.labels.get(c.LABEL_METRIC_MODEL) == model]
-    fresh = {
-        s.labels.get("WorkerId") or s.labels.get("pod") or s.labels.get("instance")
-        for s in told
-        if now - s.value <= limit_s
-    }
+    fresh = {_who(s) for s in told if now - s.value <= limit_s}
     return len(fresh) if fresh else None
+
+
+def going_replicas(samples: list[Sample], model: str, now: float, limit_s: float) -> int:
+    """Return how many of those that write a fresh ledger have been told to go."""
+    mine = [s for s in samples if s.labels.get(c.LABEL_METRIC_MODEL) == model]
+    going = {_who(s) for s in mine if s.name == c.M_DRAINING and s.value > 0.0}
+    return len(going & {_who(s) for s in mine if s.name == c.M_LEDGER_TIME and now - s.value <= limit_s})
 
 
 def fetching_replicas(samples: list[Sample], model: str) -> int:
@@ -145,6 +152,7 @@ class ModelLoop:
         self._scaler: Autoscaler | None = None
         self._rolls_since: float | None = None  # a rollout in place that we began
         self._fetching = 0  # replicas that fetch their weights, as of the last look
+        self._going = 0  # of those that write a ledger, those that were told to go
         self._served: str | None = None  # the name whose ledger the scaler reads
         self._rendered: tuple[tuple[Any, Context], list[dict[str, Any]]] | None = None
         self._policy: Policy | None = None
@@ -308,6 +316,7 @@ class ModelLoop:
                 self._fetching = 0
             else:
                 self._fetching = fetching_replicas(found, resolved.served_name)
+                self._going = going_replicas(found, resolved.served_name, self._clock(), samples.limit_s)
                 known = ready_replicas(found, resolved.served_name, self._clock(), samples.limit_s)
                 if not any(s.name == c.M_LEDGER_TIME for s in found) and self._none_runs(resolved):
                     return 0
@@ -361,7 +370,7 @@ class ModelLoop:
         subject = Subject(model, resolved, context)
         manifests = self._children(model, resolved, context)
         return (
-            await self._applier.apply(subject, manifests, seen, self._held.counted)
+            await self._applier.apply(subject, manifests, seen, self._held.counted - self._going)
             if act
             else self._applier.look(subject, manifests[0], seen)
         )

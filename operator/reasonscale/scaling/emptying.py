@@ -137,6 +137,7 @@ def plan(seen: Observation, target: int, policy: Policy, state: State) -> Plan:
 def _woken(seen: Observation, asleep: tuple[str, ...], state: State) -> State:
     """Return the state with those that are to sleep no longer, and that have to be woken."""
     slept = {r.replica for r in seen.replicas if r.asleep}
-    gone = {r for r, _ in (*state.let_go, *state.woken)}
-    new = tuple((r, seen.time) for r in seen.fleet.asleep if r not in asleep and r in slept and r not in gone)
-    return replace(state, woken=(*state.woken, *new)) if new else state
+    woken = tuple((r, at) for r, at in state.woken if r not in asleep)  # told to sleep on, it took no wake
+    gone = {r for r, _ in (*state.let_go, *woken)}
+    new = ((r, seen.time) for r in seen.fleet.asleep if r not in asleep and r in slept and r not in gone)
+    return replace(state, woken=(*woken, *new))

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -162,9 +162,19 @@ def wait_for_room(
 def _locked(gpu_index: int, folder: Path | None, how: int) -> Iterator[None]:
     # The kernel lets go of it when its process ends, however that ends.
     path = (folder or Path(tempfile.gettempdir())) / f"reasonscale-gpu-{gpu_index}.lock"
-    with path.open("w") as file:
+    with open(path, opener=_opened) as file:
         fcntl.flock(file, how)
         yield
+
+
+def _opened(path: str, _: int) -> int:
+    """Open a file to be locked, made where there is none: in /tmp nobody may write, or create anew, what is another user's."""
+    while True:
+        try:
+            return os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            with suppress(FileExistsError):
+                return os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o644)
 
 
 def starting(gpu_index: int, folder: Path | None = None) -> AbstractContextManager[None]:

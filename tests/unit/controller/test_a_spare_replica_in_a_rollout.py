@@ -41,6 +41,7 @@ class Nodes(Server):
         super().__init__()
         self.gpus, self.now, self.serve, self.updating, self.blind = gpus, now, 0, False, False
         self.unhealthy, self.sleep_mode = False, False
+        self.going: set[int] = set()  # of those that serve, those that were told to go
 
     async def list(self, _: str, kind: str, *__: Any) -> dict[str, Any]:
         if self.blind:
@@ -59,6 +60,7 @@ class Nodes(Server):
             who = {c.LABEL_METRIC_REPLICA: f"r{n}", c.LABEL_METRIC_NODE: "a"}
             out += [Sample(c.M_LEDGER_TIME, labels, self.now[0]), Sample(c.M_REPLICA, labels | who, float(n))]
             out += [Sample(c.M_ASLEEP, labels, 0.0)] if self.sleep_mode else []
+            out += [Sample(c.M_DRAINING, labels, float(n in self.going))]
         return out
 
     def service(self, namespace: str, name: str) -> dict[str, Any] | None:
@@ -320,6 +322,16 @@ def test_a_replica_of_eight_finds_no_room_on_two_nodes_with_four_free_each() -> 
     assert not room_for_one(subject, None), "who may not see the nodes asks for nothing"
     asleep = replace(subject, context=replace(subject.context, replicas=0))
     assert not room_for_one(asleep, {"b": 8.0}), "nothing runs that could be missing"
+
+
+async def test_one_that_finishes_its_chains_before_it_goes_is_not_taken_for_the_replica_more(world: World) -> None:
+    world.server.gpus, world.server.serve, world.server.going = 8, 2, {0}
+    world.change(engine={"args": {"seed": "1"}})
+    await world.turns(4)
+    assert world.server.asked == (2, None), "the old engine goes on until the replica more is there"
+    world.server.serve = 3
+    await world.turns()
+    assert world.server.asked == (2, 1)
 
 
 async def test_of_two_replicas_neither_goes_while_serve_replaces_one_of_them(world: World) -> None:

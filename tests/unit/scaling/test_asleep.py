@@ -257,6 +257,25 @@ def test_how_long_a_wake_takes_is_learnt_from_looks() -> None:
     assert fleet.tick(arrivals=3.0).numbers.wake_horizon_s == 10.0
 
 
+def test_one_that_is_told_to_sleep_on_before_it_has_woken_is_learnt_as_no_wake() -> None:
+    fleet = asleep_of(2, 1)
+    (name,) = fleet.asleep
+    fleet.has[fleet.serve[0]] = 12.0
+    fleet.until(lambda: not fleet.asleep, 3, arrivals=3.0)
+    fleet.sleeps = {name}  # its engine is held, or the ingress has not heard of it
+    busy = next(r for r in fleet.has if r != name)
+    fleet.has[busy] = 0.0
+    fleet.target, fleet.emptied, fleet.asleep = 2, (name,), (name,)
+    fleet.policy = replace(fleet.policy, mode=Mode.MANUAL, manual_replicas=1)
+    for _ in range(10):
+        fleet.tick()
+    assert fleet.asleep == (name,)
+    fleet.policy = replace(fleet.policy, manual_replicas=2)
+    fleet.tick()
+    fleet.tick()
+    assert fleet.state.wakes_s == (5.0,)
+
+
 def test_maxreplicas_counts_those_that_sleep() -> None:
     seen = Observation(
         100.0, 5.0, Freshness.FRESH, 1.0, Fleet(3, 3, emptied=("r0", "r1"), asleep=("r0", "r1")), {},

@@ -155,6 +155,27 @@ def test_room_that_does_not_come_is_an_error_in_numbers() -> None:
         g.wait_for_room(0, 0.9, run=Smi(1000), sleep=lambda s: None, clock=lambda: next(now))
 
 
+def test_the_lock_is_one_for_all_users_of_a_machine(tmp_path: Path) -> None:
+    with g.starting(0, tmp_path):
+        pass
+    (path,) = tmp_path.iterdir()
+    for part in (tmp_path, *tmp_path.parents):
+        if part.stat().st_uid == os.geteuid() and part != Path("/"):
+            part.chmod(part.stat().st_mode | 0o055)
+    path.chmod(0o444)
+    pid = os.fork()
+    if not pid:  # another user, where we may become one
+        code = 1
+        try:
+            if os.geteuid() == 0:
+                os.setuid(65534)
+            with g.starting(0, tmp_path):
+                code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
 def test_engines_on_one_gpu_start_one_after_another(tmp_path: Path) -> None:
     order: list[str] = []
     inside = threading.Event()
