@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.unit.scaling.worlds import POLICY, counts
 
 from reasonscale.scaling.decide import decide
-from reasonscale.scaling.emptying import SETTLE_S, awake, plan, serving
+from reasonscale.scaling.emptying import SETTLE_S, awake, plan, risen, serving
 from reasonscale.scaling.state import State, wake_time_s
 from reasonscale.scaling.types import Decision, Fleet, Freshness, Mode, Observation, Policy, ReplicaCounts
 from reasonscale.scaling.victims import Standing, victims
@@ -173,6 +173,14 @@ def test_one_that_was_woken_by_a_request_serves_and_is_named_no_more() -> None:
     fleet.has[name] = 1.0  # an ingress that would have refused somebody roused it
     fleet.tick()
     assert (fleet.asleep, fleet.emptied, fleet.decisions[-1].target) == ((), (), 2)
+
+
+@pytest.mark.parametrize("has", [{"running": 1.0}, {"waiting": 1.0}])
+def test_whoever_has_a_request_running_or_waiting_is_up(has: dict[str, float]) -> None:
+    fleet = Fleet(3, 3, (), 0, ("r0", "r1"), ("r0", "r1"))
+    one, two = (ReplicaCounts(r, replica=r, asleep=True) for r in ("r0", "r1"))
+    seen = Observation(1.0, 5.0, Freshness.FRESH, 1.0, fleet, {}, (replace(one, **has), two))
+    assert risen(seen).fleet == replace(fleet, emptied=("r1",), asleep=("r1",))
 
 
 def test_those_that_sleep_already_stay_asleep_and_others_are_had_back() -> None:
