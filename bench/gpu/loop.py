@@ -27,7 +27,7 @@ from bench.gpu import shapes
 from bench.gpu.client import Seen, body, play
 
 from reasonscale.local.ray_node import free_port
-from reasonscale.serving.gpus import GIB, NoGpu, gpus
+from reasonscale.serving.gpus import GIB, NoGpuError, gpus
 
 CONTEXT, SEED = 8192, 7
 CALM_S = 100.0
@@ -127,7 +127,7 @@ class Watch:
                     row["gpu_used_gib"] = await asyncio.to_thread(used)
                 seen = await _status(self._status)
                 row |= {key: seen.get(key) for key in ("target", "ready", "starting", "draining")}
-            except (NoGpu, httpx.HTTPError, ValueError) as error:
+            except (NoGpuError, httpx.HTTPError, ValueError) as error:
                 row["problem"] = str(error)
             self.rows.append(row)
             await asyncio.sleep(1)

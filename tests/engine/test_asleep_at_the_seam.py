@@ -12,8 +12,7 @@ from reasonscale.serving import events, place
 from reasonscale.serving.asleep import ASLEEP, AWAKE, Sleeper
 from reasonscale.serving.engine import ReasonEngine
 from reasonscale.serving.errors import EngineLost
-from reasonscale.serving.ledger import Ledger
-from reasonscale.serving.steps import StepSums
+from reasonscale.serving.inflight import InFlight
 
 
 class Client:
@@ -35,11 +34,10 @@ class Client:
 
 def engine() -> ReasonEngine:
     made = object.__new__(ReasonEngine)
-    made.ledger, made.sums, made.replica = Ledger(), StepSums(), "r"
-    made._asked, made._results, made._trackers, made._whole = {}, {}, {}, set()
+    made.inflight, made.replica = InFlight(), "r"
     made.max_waiting, made.hang_s, made.field_names, made.hidden = 10, 60.0, ("reasoning",), False
     made._engine_client = Client()
-    made.sleeper = Sleeper(lambda: bool(made._asked or made.ledger.rows), lambda: place.alone(None))
+    made.sleeper = Sleeper(lambda: made.inflight.any, lambda: place.none_starts(None))
     made.sleeper.engine = made._engine_client
     return made
 

@@ -61,7 +61,7 @@ M_PROMPT_TOKENS: Final = "reasonscale_prompt_tokens_total"
 M_REASONING_TOKENS: Final = "reasonscale_reasoning_tokens_total"
 M_ANSWER_TOKENS: Final = "reasonscale_answer_tokens_total"
 M_BUDGET_EXHAUSTED: Final = "reasonscale_budget_exhausted_total"
-M_REJECTED: Final = "reasonscale_rejected_total"  # reason
+M_REJECTED: Final = "reasonscale_rejected_total"  # reason; each try of one that comes back
 # The ingress', each of a model that may sleep at zero.
 M_INGRESS_TIME: Final = "reasonscale_ingress_time_seconds"  # unix time of the last write
 M_INGRESS_REQUESTS: Final = "reasonscale_ingress_requests"  # all that it has, held ones among them
@@ -77,6 +77,7 @@ M_GATE_PROMPT: Final = "reasonscale_gate_waiting_prompt_tokens"
 M_GATE_ENTERED: Final = (
     "reasonscale_gate_entered_total"  # that came, let in or refused; who comes back as told is not counted again
 )
+M_GATE_REFUSED: Final = "reasonscale_gate_refused_total"  # of these, told to come back with 429; each once, as above
 M_GATE_SENT: Final = "reasonscale_gate_sent_total"  # to an engine, whose ledger then counts an arrival
 M_GATE_WAIT: Final = "reasonscale_gate_wait_seconds"
 M_PRESSURE: Final = "reasonscale_pressure_step"  # steps that default budgets are shrunk by
@@ -86,7 +87,7 @@ M_RESUME_OFF: Final = (
 )
 M_FETCHING: Final = "reasonscale_fetching_weights"  # of a replica that starts: 1 while it fetches, else 0
 M_DRAINING: Final = "reasonscale_draining"  # 1 where the replica was told to go and finishes what it has
-M_ASLEEP: Final = "reasonscale_replica_asleep"  # 1 while the replica's engine sleeps
+M_ASLEEP: Final = "reasonscale_replica_asleep"  # 1 while the replica's engine sleeps, 0 while it could
 M_FALL: Final = "reasonscale_replica_fall_asleep_seconds"  # how long it last took
 M_WOKE: Final = "reasonscale_replica_woke_seconds"
 M_REPLICA: Final = (

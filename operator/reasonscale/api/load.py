@@ -52,6 +52,12 @@ def _times(lines: list[int]) -> str:
     return f"stands {often} (line{'s' if len(at) > 1 else ''} {', '.join(map(str, at))}): keep one"
 
 
+def base_of(path: Path | str) -> Path:
+    """Return the folder that relative file:// paths of a resource's file start from; the current one where it is piped in."""
+    folder = Path(path).parent
+    return Path.cwd() if folder.is_relative_to("/dev") or folder.is_relative_to("/proc") else folder
+
+
 def load_models(path: Path | str) -> list[ReasoningModel]:
     """Return the resources of a YAML file of one or several documents; InvalidResource where one is not right."""
     path = Path(path)
@@ -77,7 +83,7 @@ def load_models(path: Path | str) -> list[ReasoningModel]:
         raise InvalidResource([Problem("", f"is no YAML{where}: {getattr(error, 'problem', None) or error}")]) from None
     if not found:
         raise InvalidResource([Problem("", "is empty: it must hold a ReasoningModel")])
-    models = [parse(document, path.parent) for document in found]
+    models = [parse(document, base_of(path)) for document in found]
     names = [(model.metadata.namespace, model.metadata.name) for model in models]
     twice = [
         Problem("metadata.name", f"{name} stands {names.count((space, name))} times; the last would replace the others")

@@ -53,6 +53,13 @@ class DrainStatus(Part):
     expected: Word | None = Field(default=None, description="How long that takes.")
 
 
+class EmptiedReplica(Part):
+    """A replica that routers send nothing to, so that it can go."""
+
+    replica: Word = Field(description="Its id at Ray Serve.")
+    since: Time = Field(description="When it was first seen to be emptied: it is for `drain.max` at most.")
+
+
 class AsleepStatus(Part):
     """What sleeping replicas hold."""
 
@@ -83,6 +90,9 @@ class Status(Part):
     replicas: ReplicaCounts | None = Field(default=None, description="Replicas by what they do.")
     demand: Demand | None = Field(default=None, description="The work as of the last decision.")
     drain: DrainStatus | None = Field(default=None, description="What draining replicas still owe.")
+    emptied: Annotated[list[EmptiedReplica], Field(max_length=1000)] | None = Field(
+        default=None, description="Replicas that routers send nothing to, those that sleep among them."
+    )
     asleep: AsleepStatus | None = Field(default=None, description="What sleeping replicas hold.")
     last_decision: DecisionStatus | None = Field(default=None, description="The last decision that changed something.")
     history: Annotated[list[DecisionStatus], Field(max_length=10)] | None = Field(

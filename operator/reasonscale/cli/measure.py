@@ -9,14 +9,14 @@ from typing import Any
 
 from rich.console import Console
 
-from reasonscale.api.load import load_models
+from reasonscale.api.load import base_of, load_models
 from reasonscale.api.resolve import Resolved, resolve
 from reasonscale.api.sizes import size_in, size_of
 from reasonscale.api.validate import InvalidResource
 from reasonscale.profiles.fit import fit
 from reasonscale.profiles.profile import BadProfile, dump
 from reasonscale.serving.config import CPU_ENV, OFFLINE_ENV, engine_kwargs
-from reasonscale.serving.gpus import GIB, WORKING_BYTES, Gpu, NoGpu, gpus, shortage
+from reasonscale.serving.gpus import GIB, WORKING_BYTES, Gpu, NoGpuError, shortage, visible
 
 
 def measure(
@@ -29,13 +29,13 @@ def measure(
         models = load_models(file)
         if len(models) != 1:
             raise BadProfile(f"{file}: holds {len(models)} resources; one is measured at a time")
-        resolved = resolve(models[0], file.parent)
+        resolved = resolve(models[0], base_of(file))
         gpu = None if cpu else _gpu(resolved)
     except InvalidResource as error:
         for problem in error.problems:
             err.print(f"{file}: {problem}", markup=False)
         return 2
-    except NoGpu as error:
+    except NoGpuError as error:
         err.print(f"profile: {error}", markup=False)
         return 2
     try:
@@ -55,10 +55,10 @@ def measure(
 
 
 def _gpu(resolved: Resolved) -> Gpu:
-    """Return the GPU to measure on; NoGpu says in numbers why the engine would not start."""
-    found = gpus()
+    """Return the GPU to measure on; NoGpuError says in numbers why the engine would not start."""
+    found = visible()
     if resolved.gpus_per_replica > len(found):
-        raise NoGpu(
+        raise NoGpuError(
             f"{resolved.served_name} wants {resolved.gpus_per_replica} GPUs for a replica; there are {len(found)}"
         )
     gpu = max(found, key=lambda g: g.free)
@@ -68,12 +68,12 @@ def _gpu(resolved: Resolved) -> Gpu:
         # A GPU that can't hold them even when empty is the wrong one; one that is full may be free later.
         each, room = size.weight_bytes / resolved.gpus_per_replica, share * gpu.total - WORKING_BYTES
         if each > room:
-            raise NoGpu(
+            raise NoGpuError(
                 f"{gpu}: weights of {each / GIB:.1f} GiB do not fit {share:.0%} of {gpu.total / GIB:.1f} GiB with 2 GiB to work in"
             )
     lack = shortage(gpu, share)
     if lack is not None:
-        raise NoGpu(f"{lack}; end what holds it, or set spec.accelerator.fraction lower")
+        raise NoGpuError(f"{lack}; end what holds it, or set spec.accelerator.fraction lower")
     return gpu
 
 

@@ -48,7 +48,7 @@ def plan(
     json
         Write the numbers to this file.
     """
-    from reasonscale.api.load import load_models
+    from reasonscale.api.load import base_of, load_models
     from reasonscale.api.resolve import resolve
     from reasonscale.api.validate import InvalidResource
     from reasonscale.profiles.profile import BadProfile
@@ -61,7 +61,7 @@ def plan(
     out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         found = [
-            _plan(model, resolve(model, file.parent), file.parent, trace, profile, cold_start, seed, out)
+            _plan(model, resolve(model, base_of(file)), base_of(file), trace, profile, cold_start, seed, out)
             for model in load_models(file)
         ]
     except InvalidResource as error:

@@ -82,7 +82,7 @@ def _where(host: str, port: int, status_port: int, attach: bool, log_dir: Path) 
 
 def _check(files: tuple[Path, ...], err: Console) -> tuple[list[Any] | None, dict[str, Any]]:
     """Return the resolved models, or None after having said what is wrong, and the priors of those that name a profile."""
-    from reasonscale.api.load import load_models
+    from reasonscale.api.load import base_of, load_models
     from reasonscale.api.resolve import resolve
     from reasonscale.api.validate import InvalidResource, notes
     from reasonscale.profiles.library import chosen_beside
@@ -94,10 +94,10 @@ def _check(files: tuple[Path, ...], err: Console) -> tuple[list[Any] | None, dic
     for file in files:
         try:
             for model in load_models(file):
-                resolved.append(resolve(model, file.parent))
+                resolved.append(resolve(model, base_of(file)))
                 for note in notes(model):
                     err.print(f"note: {note}")
-                profile = chosen_beside(resolved[-1], file.parent)
+                profile = chosen_beside(resolved[-1], base_of(file))
                 if profile is not None:
                     priors[model.metadata.name] = profile.prior
                     if profile.note:

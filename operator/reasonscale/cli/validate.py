@@ -17,7 +17,7 @@ def validate(*files: Path) -> int:
     files
         YAML files with ReasoningModels; `-` reads what is piped in.
     """
-    from reasonscale.api.load import load_models
+    from reasonscale.api.load import base_of, load_models
     from reasonscale.api.resolve import resolve
     from reasonscale.api.validate import InvalidResource, notes
     from reasonscale.profiles.library import chosen_beside
@@ -29,7 +29,7 @@ def validate(*files: Path) -> int:
     bad = False
     for file in files:
         try:
-            folder = Path(file).parent
+            folder = base_of(file)
             found = [(model, resolve(model, folder)) for model in load_models(file)]
             profiles = [chosen_beside(resolved, folder, cluster=True) for _, resolved in found]
         except InvalidResource as error:

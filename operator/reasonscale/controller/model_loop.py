@@ -31,12 +31,13 @@ from reasonscale.controller.causes import (
 from reasonscale.controller.events import Event, Recorder, events_of
 from reasonscale.controller.kube import KindMissing, Kube, KubeError, NotLeading
 from reasonscale.controller.spare import SAID
-from reasonscale.controller.status import MOVING, Found, changed, moved, refused, stamp, status_of
+from reasonscale.controller.status import MOVING, Found, changed, emptied_since, moved, refused, stamp, status_of
 from reasonscale.profiles.library import Chosen, Library, chosen
 from reasonscale.render.children import children
 from reasonscale.render.context import MODELS, SMALL, Context, PodSize, SecretKey, Subject
 from reasonscale.render.marks import can_sleep, emptied_of, replicas_of, spare_of
 from reasonscale.scaling.policy import policy_of
+from reasonscale.scaling.state import State
 from reasonscale.scaling.types import Fleet, Mode, Policy
 from reasonscale.signals.assemble import Sample
 from reasonscale.signals.sources import ModelSource, Samples, SignalsMissing
@@ -69,18 +70,25 @@ class Settings:
     profiles: Library = field(default_factory=Library)
 
 
+def _who(sample: Sample) -> str | None:
+    return sample.labels.get("WorkerId") or sample.labels.get("pod") or sample.labels.get("instance")
+
+
 def ready_replicas(samples: list[Sample], model: str, now: float, limit_s: float) -> int | None:
     """Return the replicas that write a fresh ledger: a pod that runs may hold an engine that still loads.
 
     None where all ledgers are old, or there is none, as with a Prometheus that has just started: nobody knows then.
     """
     told = [s for s in samples if s.name == c.M_LEDGER_TIME and s.labels.get(c.LABEL_METRIC_MODEL) == model]
-    fresh = {
-        s.labels.get("WorkerId") or s.labels.get("pod") or s.labels.get("instance")
-        for s in told
-        if now - s.value <= limit_s
-    }
+    fresh = {_who(s) for s in told if now - s.value <= limit_s}
     return len(fresh) if fresh else None
+
+
+def going_replicas(samples: list[Sample], model: str, now: float, limit_s: float) -> int:
+    """Return how many of those that write a fresh ledger have been told to go."""
+    mine = [s for s in samples if s.labels.get(c.LABEL_METRIC_MODEL) == model]
+    going = {_who(s) for s in mine if s.name == c.M_DRAINING and s.value > 0.0}
+    return len(going & {_who(s) for s in mine if s.name == c.M_LEDGER_TIME and now - s.value <= limit_s})
 
 
 def fetching_replicas(samples: list[Sample], model: str) -> int:
@@ -100,6 +108,7 @@ class Held:
         self.asleep: tuple[str, ...] = ()
         self.counted = counted  # that were ready when that was known last
         self.spare = 0  # asked for beside the target, for a rollout
+        self.replacing = False  # a rollout in place is under way
         self._asked: list[float] = []
 
     async def set_replicas(self, replicas: int, /) -> None:
@@ -118,7 +127,7 @@ class Held:
         self._asked = [now] * (missing - len(self._asked)) + self._asked
         ages = tuple(now - asked for asked in self._asked)
         going = max(0, ready - self.target - self.spare)
-        return Fleet(self.target, min(ready, self.target), ages, going, self.emptied, self.asleep)
+        return Fleet(self.target, min(ready, self.target), ages, going, self.emptied, self.asleep, self.replacing)
 
 
 class ModelLoop:
@@ -143,6 +152,7 @@ class ModelLoop:
         self._scaler: Autoscaler | None = None
         self._rolls_since: float | None = None  # a rollout in place that we began
         self._fetching = 0  # replicas that fetch their weights, as of the last look
+        self._going = 0  # of those that write a ledger, those that were told to go
         self._served: str | None = None  # the name whose ledger the scaler reads
         self._rendered: tuple[tuple[Any, Context], list[dict[str, Any]]] | None = None
         self._policy: Policy | None = None
@@ -193,6 +203,8 @@ class ModelLoop:
             elif self._policy.mode is Mode.AUTO:
                 self._policy = self._without_late(model, resolved, self._policy)
             assert self._scaler is not None
+            assert self._held is not None
+            self._held.replacing = self._rolls_since is not None or engines_update(running)
             record = await self._scaler.tick()
             outcome = await self._apply(model, resolved, act=not held)
         except KindMissing as error:
@@ -242,6 +254,7 @@ class ModelLoop:
             signals_reason="ScrapeFailed" if self._settings.direct else "PrometheusDown",
             revision=outcome.revision, update=outcome.update, blocked=outcome.blocked, waiting=waiting_of(pods, self._fetching),
             rolling=self._rolling(service, outcome, held),
+            emptied_since=self._scaler.state.emptied_since if self._scaler is not None else (),
         )  # fmt: skip
 
     def _rolling(self, service: dict[str, Any] | None, outcome: Outcome, frozen: str | None) -> str | None:
@@ -303,6 +316,7 @@ class ModelLoop:
                 self._fetching = 0
             else:
                 self._fetching = fetching_replicas(found, resolved.served_name)
+                self._going = going_replicas(found, resolved.served_name, self._clock(), samples.limit_s)
                 known = ready_replicas(found, resolved.served_name, self._clock(), samples.limit_s)
                 if not any(s.name == c.M_LEDGER_TIME for s in found) and self._none_runs(resolved):
                     return 0
@@ -323,9 +337,12 @@ class ModelLoop:
         self._held.ready = ready
         source = ModelSource(samples, resolved.served_name, self._held.fleet, self._clock)
         name = f"{self._namespace}/{resolved.name}"
+        # A restart under emptying counts no drain.max anew.
+        since = tuple((r, at) for r, at in emptied_since(self._status) if r in self._held.emptied)
         self._scaler = Autoscaler(
-            name, source, self._held, self._policy_now, listeners=[self._metrics], clock=self._clock
-        )
+            name, source, self._held, self._policy_now, listeners=[self._metrics], clock=self._clock,
+            state=replace(State.new(), emptied_since=since),
+        )  # fmt: skip
 
     def _none_runs(self, resolved: Resolved) -> bool:
         """Tell whether it is for lack of an engine that no ledger is there: it ends with its engine, whose pod runs on."""
@@ -353,7 +370,7 @@ class ModelLoop:
         subject = Subject(model, resolved, context)
         manifests = self._children(model, resolved, context)
         return (
-            await self._applier.apply(subject, manifests, seen, self._held.counted)
+            await self._applier.apply(subject, manifests, seen, self._held.counted - self._going)
             if act
             else self._applier.look(subject, manifests[0], seen)
         )

@@ -17,7 +17,7 @@ from reasonscale.autoscaler_metrics import DecisionMetrics
 from reasonscale.controller.kube import KindMissing, Kube, KubeError, NotLeading
 from reasonscale.controller.metrics import OperatorMetrics
 from reasonscale.controller.model_loop import ModelLoop, Settings
-from reasonscale.controller.watched import MISSING_RETRY_S, Watched
+from reasonscale.controller.watched import MISSING_RETRY_S, Watched, of_pod, of_service
 from reasonscale.render.context import PORT_METRICS, ROLE_ENGINE, ROLE_INGRESS
 from reasonscale.signals.pods import PodScrape, Target
 from reasonscale.signals.shared import SharedSamples
@@ -35,8 +35,8 @@ class Watches:
     """What the models' loops see of the cluster."""
 
     def __init__(self, kube: Kube, namespace: str | None) -> None:
-        self.services = Watched(kube, "ray.io/v1", "RayService", c.LABEL_MODEL, namespace)
-        self.model_pods = Watched(kube, "v1", "Pod", c.LABEL_MODEL, namespace)
+        self.services = Watched(kube, "ray.io/v1", "RayService", c.LABEL_MODEL, namespace, part=of_service)
+        self.model_pods = Watched(kube, "v1", "Pod", c.LABEL_MODEL, namespace, part=of_pod)
 
     def service(self, namespace: str, name: str) -> dict[str, Any] | None:
         if self.services.missing:
@@ -151,6 +151,7 @@ class Manager:
             self._loops.pop(uid, None)  # the children go by their owner references
             self._metrics.forget(f"{body['metadata'].get('namespace', 'default')}/{body['metadata']['name']}")
             return
+        body["metadata"].pop("managedFields", None)  # read by nobody, and as large as the rest
         self._bodies[uid] = body
         if uid in self._loops:
             self._loops[uid].see(body)

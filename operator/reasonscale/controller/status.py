@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from reasonscale.api import constants as c
@@ -22,6 +23,17 @@ MOVING: Final = ("demand", "drain")  # numbers of the load, which are never twic
 def stamp(now: float) -> str:
     """Return a time as Kubernetes writes it."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
+
+
+def emptied_since(status: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
+    """Return what a status that an operator wrote says of replicas that are emptied: each, and since when."""
+    out = []
+    for item in status.get("emptied") or ():
+        try:
+            out.append((str(item["replica"]), datetime.fromisoformat(str(item["since"])).timestamp()))
+        except (KeyError, TypeError, ValueError):  # somebody else's
+            continue
+    return tuple(out)
 
 
 def condition(kind: str, holds: bool | None, reason: str, message: str) -> dict[str, Any]:
@@ -67,6 +79,7 @@ class Found:
     image: str = ""  # of the engines
     waiting: str | None = None  # what pods do before they are ready
     rolling: str | None = None  # what a rollout under way does
+    emptied_since: Sequence[tuple[str, float]] = ()
 
 
 _RESUME_OFF: Final = (
@@ -221,6 +234,8 @@ def status_of(
         "desired": decision.target, "ready": fleet.ready, "starting": len(fleet.starting_s), "draining": fleet.draining,
         "asleep": len(record.observation.fleet.asleep),
     }  # fmt: skip
+    if found.emptied_since or before.get("emptied"):
+        out["emptied"] = [{"replica": r, "since": stamp(at)} for r, at in found.emptied_since] or None
     if record.observation.fleet.asleep or before.get("asleep"):
         out["asleep"] = _asleep(resolved, len(record.observation.fleet.asleep))
     fresh = decision.freshness is Freshness.FRESH

@@ -13,10 +13,14 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from reasonscale.api import constants as c
 from reasonscale.controller.kube import KindMissing, Kube, KubeError
 
 WATCH_S: Final = 60
 RETRY_S: Final = 5.0
+_METADATA: Final = ("name", "namespace", "uid", "resourceVersion", "labels", "creationTimestamp", "deletionTimestamp")
+_POD_STATUS: Final = ("phase", "podIP", "conditions")
+_CONTAINER: Final = ("name", "image", "state", "lastState", "restartCount")
 MISSING_RETRY_S: Final = 5.0
 _log = logging.getLogger("reasonscale.controller")
 
@@ -26,8 +30,10 @@ class Watched:
 
     def __init__(
         self, kube: Kube, api_version: str, kind: str, selector: str, namespace: str | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.monotonic, part: Callable[[dict[str, Any]], dict[str, Any]] = lambda item: item,
     ) -> None:  # fmt: skip
+        """`part`: what is kept of each object."""
+        self._part = part
         self._kube, self._api_version, self.kind, self._selector = kube, api_version, kind, selector  # a label
         self._namespace, self._clock = namespace, clock
         self._items: dict[tuple[str, str], dict[str, Any]] = {}
@@ -75,7 +81,7 @@ class Watched:
         if known and known["metadata"].get("uid") == meta.get("uid") and _version(item) < _version(known):
             return  # older than the answer to our own write
         if kind in ("DELETED", "ADDED", "MODIFIED"):
-            self._keep(key, None if kind == "DELETED" else item)
+            self._keep(key, None if kind == "DELETED" else self._part(item))
 
     def put(self, item: dict[str, Any]) -> None:
         """Take the answer to a write of our own: the watch tells of it a moment later."""
@@ -122,6 +128,28 @@ class Watched:
                 self._take(event["type"], event["object"])
         self.heard_s = self._clock()
         return version
+
+
+def of_pod(pod: dict[str, Any]) -> dict[str, Any]:
+    """Return what is read of a pod, a tenth of it: whose it is, where, and what becomes of its containers."""
+    meta, status = pod["metadata"], pod.get("status") or {}
+    kept: dict[str, Any] = {k: status[k] for k in _POD_STATUS if k in status}
+    for group in ("initContainerStatuses", "containerStatuses"):
+        kept[group] = [{k: x[k] for k in _CONTAINER if k in x} for x in status.get(group) or ()]
+    return {
+        "metadata": {k: meta[k] for k in _METADATA if k in meta},
+        "spec": {k: v for k, v in (pod.get("spec") or {}).items() if k == "nodeName"},
+        "status": kept,
+    }
+
+
+def of_service(service: dict[str, Any]) -> dict[str, Any]:
+    """Return a RayService with those of its managed fields alone that others than the operator set: what drift is found by."""
+    meta = service["metadata"]
+    if not meta.get("managedFields"):
+        return service
+    others = [x for x in meta["managedFields"] if x.get("manager") != c.FIELD_MANAGER and not x.get("subresource")]
+    return {**service, "metadata": {**meta, "managedFields": others}}
 
 
 def _version(item: dict[str, Any]) -> int:

@@ -17,7 +17,7 @@ from reasonscale.local.serve_api import AppState, ServeActuator, ServeApi, Serve
 from reasonscale.scaling.policy import policy_of
 from reasonscale.scaling.types import Freshness, Policy, StepTime
 from reasonscale.serving.config import app_name, deployment_name, serve_app, serve_config
-from reasonscale.serving.gpus import CONTEXT_BYTES, GIB, WORKING_BYTES, Gpu, NoGpu, gpus, shortage
+from reasonscale.serving.gpus import CONTEXT_BYTES, GIB, WORKING_BYTES, Gpu, NoGpuError, shortage, visible
 from reasonscale.serving.settings import LOCAL_START_PRIOR_S
 from reasonscale.signals.sources import ModelSource, Scrape
 
@@ -234,7 +234,7 @@ def sleep_problem(models: Sequence[Resolved], gpus: int) -> str | None:
 
 
 def room_problem(
-    models: Sequence[Resolved], replicas: Mapping[str, int], found: Callable[[], list[Gpu]] = gpus
+    models: Sequence[Resolved], replicas: Mapping[str, int], found: Callable[[], list[Gpu]] = visible
 ) -> str | None:
     """Return in numbers why the first replicas would find no room on this machine's GPUs; None where they would.
 
@@ -242,7 +242,7 @@ def room_problem(
     """
     try:
         free = {gpu.index: (gpu, float(gpu.free)) for gpu in found()}
-    except NoGpu as error:
+    except NoGpuError as error:
         return f"Ray has GPUs, but {error}"
     for model in sorted(models, key=lambda m: -m.gpu_memory_utilization):
         size = size_of(model.model_source) or size_in(Path(model.model_source))

@@ -26,6 +26,7 @@ def decide(seen: Observation, policy: Policy, state: State) -> tuple[Decision, S
     A replica that is emptied is one less of those that serve, as if it had been told to go; the need takes it back first.
     """
     mine = emptying.risen(seen)
+    policy, least = _in_rollout(mine.fleet, policy), policy.min_replicas
     awake = mine
     if mine.fleet.emptied or mine.fleet.asleep:
         awake = replace(mine, fleet=emptying.serving(mine.fleet), replicas=emptying.awake(mine))
@@ -35,14 +36,25 @@ def decide(seen: Observation, policy: Policy, state: State) -> tuple[Decision, S
     if seen.freshness is Freshness.FRESH:
         after = learn_wakes(after, seen)
     emptied, asleep, after = emptying.plan(mine, decision.target, policy, after)
-    if not emptied:
-        return decision, after
     said = [decision.message]
+    if policy.min_replicas > least and decision.target == policy.min_replicas:
+        said.append(words.what_a_rollout_holds(policy.min_replicas))
     if len(emptied) > len(asleep):
         said.append(words.what_is_emptied(len(emptied) - len(asleep), decision.numbers))
     if asleep:
         said.append(words.what_sleeps(len(asleep)))
     return replace(decision, emptied=emptied, asleep=asleep, message="; ".join(said)), after
+
+
+def _in_rollout(fleet: Fleet, policy: Policy) -> Policy:
+    """Return the policy with what a rollout holds: of two replicas, one of which starts anew, neither goes.
+
+    Else one that slept would take the place of the other, whose start would be taken back; and being an old engine it is
+    the next to be stopped, when nobody else serves.
+    """
+    if fleet.replacing and fleet.ready and fleet.starting_s and fleet.target >= 2:
+        return replace(policy, min_replicas=max(policy.min_replicas, min(2, policy.max_replicas)))
+    return policy
 
 
 def _decide(seen: Observation, policy: Policy, state: State, going: int, resting: int) -> tuple[Decision, State]:

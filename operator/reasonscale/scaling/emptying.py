@@ -120,9 +120,12 @@ def plan(seen: Observation, target: int, policy: Policy, state: State) -> Plan:
         return (*busy[: number - len(asleep)], *asleep), asleep, _woken(seen, asleep, state)
     by_id = {r.replica: r for r in seen.replicas}
     order = victims(there, "engine", len(there))
+    while sum(by_id[r].can_sleep for r in order[number - kept :]) < kept:
+        kept -= 1
     first = order[: number - kept]  # whom Serve would stop
     # Of the others those that sleep already, then those that are emptied already: they are the nearest to it.
-    rest = sorted(order[number - kept :], key=lambda r: (r not in seen.fleet.asleep, r not in since))[:kept]
+    able = [r for r in order[number - kept :] if by_id[r].can_sleep]
+    rest = sorted(able, key=lambda r: (r not in seen.fleet.asleep, r not in since))[:kept]
     done = next((i for i, r in enumerate(first) if not _may_go(by_id.get(r), since.get(r), seen, policy)), len(first))
     asleep = tuple(sorted(r for r in rest if r in seen.fleet.asleep or _is_empty(by_id.get(r), since.get(r), seen)))
     # Who still has something after drain.max goes, as if nobody slept here.
@@ -134,6 +137,7 @@ def plan(seen: Observation, target: int, policy: Policy, state: State) -> Plan:
 def _woken(seen: Observation, asleep: tuple[str, ...], state: State) -> State:
     """Return the state with those that are to sleep no longer, and that have to be woken."""
     slept = {r.replica for r in seen.replicas if r.asleep}
-    gone = {r for r, _ in (*state.let_go, *state.woken)}
-    new = tuple((r, seen.time) for r in seen.fleet.asleep if r not in asleep and r in slept and r not in gone)
-    return replace(state, woken=(*state.woken, *new)) if new else state
+    woken = tuple((r, at) for r, at in state.woken if r not in asleep)  # told to sleep on, it took no wake
+    gone = {r for r, _ in (*state.let_go, *woken)}
+    new = ((r, seen.time) for r in seen.fleet.asleep if r not in asleep and r in slept and r not in gone)
+    return replace(state, woken=(*woken, *new))

@@ -71,6 +71,7 @@ class ReplicaCounts:
     since_s: float | None = None  # when it began to serve
     draining: bool = False  # told to go
     asleep: bool = False  # its engine sleeps
+    can_sleep: bool = True  # it was started with sleep mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ class Fleet:
     # `target` and `ready`. None: this actuator can't have a replica emptied.
     emptied: tuple[str, ...] | None = None
     asleep: tuple[str, ...] = ()  # those of `emptied` that are to sleep, and are kept
+    replacing: bool = False  # a rollout is under way: what starts is the successor of an engine that was stopped
 
 
 @dataclass(frozen=True, slots=True)

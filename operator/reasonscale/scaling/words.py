@@ -64,6 +64,11 @@ def what_sleeps(number: int) -> str:
     return f"{number} more {'is' if number == 1 else 'are'} asleep"
 
 
+def what_a_rollout_holds(number: int) -> str:
+    """Return how many replicas stay because engines are replaced."""
+    return f"{number} stay while a rollout replaces engines"
+
+
 def why_let_sleep(wanted: int, n: Numbers) -> str:
     """Return why replicas that sleep are not woken yet, though they will be needed."""
     return (

@@ -42,6 +42,7 @@ class Told:
         self.waiting = Gauge(c.M_GATE_WAITING, description=c.M_GATE_WAITING, tag_keys=by_class)
         self.prompt = Gauge(c.M_GATE_PROMPT, description=c.M_GATE_PROMPT, tag_keys=by_class)
         self.entered = Counter(c.M_GATE_ENTERED, description=c.M_GATE_ENTERED, tag_keys=by_class)
+        self.refused = Counter(c.M_GATE_REFUSED, description=c.M_GATE_REFUSED, tag_keys=by_class)
         self.sent = Counter(c.M_GATE_SENT, description=c.M_GATE_SENT, tag_keys=by_class)
         self.wait = Histogram(c.M_GATE_WAIT, description=c.M_GATE_WAIT, boundaries=_WAITS, tag_keys=by_class)
         self.pressure = Gauge(c.M_PRESSURE, description=c.M_PRESSURE, tag_keys=(_MODEL,))
@@ -78,14 +79,32 @@ class Entrance:
         self._told.shrunk.inc(tags={_MODEL: self.settings.model})
         return {c.HEADER_PRESSURE: f"{self.gate.pressure.step}/{self.settings.pressure_steps}"}
 
-    async def enter(self, ticket: Ticket, key: Callable[[], str]) -> Refusal | None:
-        """Wait until a request may go to an engine; or return why it may not. `key`: what it will be known by."""
+    def note_refused(self, ticket: Ticket) -> None:
+        """Count a request that is told to come back: once, however often it does."""
+        if not ticket.again:
+            self._told.refused.inc(tags={_MODEL: self.settings.model, _CLS: ticket.cls})
+
+    async def enter(
+        self, ticket: Ticket, key: Callable[[], str], rouse: Callable[[], bool] = lambda: False
+    ) -> Refusal | None:
+        """Wait until a request may go to an engine; or return why it may not.
+
+        `key`: what it will be known by. `rouse`: wakes who sleeps, and tells whether anybody did.
+        """
         if self._task is None:
             self._task = asyncio.create_task(self._run())
         self._look()
         if self.gate.crowded:
             ticket.key = key()
-        refusal = self.gate.ask(ticket, time.monotonic())
+
+        def more() -> bool:
+            if not rouse():
+                return False
+            self._look()
+            self._send()  # those who came before go first
+            return True
+
+        refusal = self.gate.ask(ticket, time.monotonic(), more)
         tags = {_MODEL: self.settings.model, _CLS: ticket.cls}
         self._classes.add(ticket.cls)
         if not ticket.again:

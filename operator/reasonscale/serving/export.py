@@ -14,7 +14,7 @@ from typing import Any, Final
 from ray.util.metrics import Counter, Gauge
 
 from reasonscale.api import constants as c
-from reasonscale.serving.asleep import ASLEEP, Sleeper
+from reasonscale.serving.asleep import ASLEEP, HELD, Sleeper
 from reasonscale.serving.ledger import ClassTotals, Ledger
 from reasonscale.serving.steps import StepSums
 
@@ -108,8 +108,8 @@ class Exporter:
             self._count(c.M_ANSWER_TOKENS, totals.answer_tokens, **tags)
             self._count(c.M_BUDGET_EXHAUSTED, totals.budget_exhausted, **tags)
         self._gauge(c.M_DRAINING, float(draining))
-        if sleeper is not None:
-            self._gauge(c.M_ASLEEP, float(sleeper.stage == ASLEEP))
+        if sleeper is not None and sleeper.engine is not None:
+            self._gauge(c.M_ASLEEP, float(sleeper.stage in (ASLEEP, HELD)))
             for name, took_s in ((c.M_FALL, sleeper.fell_s), (c.M_WOKE, sleeper.woke_s)):
                 if took_s is not None:
                     self._gauge(name, took_s)

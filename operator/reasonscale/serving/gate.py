@@ -142,8 +142,8 @@ class Gate:
 
     # Coming and going.
 
-    def ask(self, ticket: Ticket, now: float) -> Refusal | None:
-        """Let a request in, to wait or to go; or say why not."""
+    def ask(self, ticket: Ticket, now: float, more: Callable[[], bool] = lambda: False) -> Refusal | None:
+        """Let a request in, to wait or to go; or say why not. `more`: has more room made for one that would be refused."""
         self.bookings.expire(now)
         self._asks.setdefault(ticket.cls, Rate()).note(now)
         mean = self.lengths.mean(ticket.cls, ticket.most)
@@ -152,7 +152,11 @@ class Gate:
         booking = self.bookings.find(ticket.key) if ticket.key else None
         ticket.again = booking is not None
         full = held >= self.rules.most_held
-        if not ticket.accepted and (full or not self._servable(ticket, booking, now)):
+
+        def refused() -> bool:
+            return full or not self._servable(ticket, booking, now)
+
+        if not ticket.accepted and refused() and not (more() and not refused()):
             return Refusal(self._book(ticket, booking, now, full), held, full)
         if booking is not None:
             self.bookings.take(booking)

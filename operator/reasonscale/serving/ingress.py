@@ -155,11 +155,9 @@ class Ingress:
         assert call.ticket is not None
         call.leave = await self._holds.enter(settings.model, call.size_bytes)
         call.ticket.accepted = call.leave is not None and call.leave.held_s > 0.0
-        refusal = await self._gates[settings.model].enter(
-            call.ticket, call.known_by
-        )  # its rules may be newer than ours
-        if refusal is not None and self._rests.rouse(settings.model):  # nobody is refused while a replica sleeps
-            refusal = await self._gates[settings.model].enter(call.ticket, call.known_by)
+        gate = self._gates[settings.model]  # its rules may be newer than ours
+        # Nobody is refused while a replica sleeps.
+        refusal = await gate.enter(call.ticket, call.known_by, lambda: self._rests.rouse(settings.model))
         if refusal is not None:
             return self._overloaded(call, refusal)
         call.takeover = self._passages.of(settings, typed, call, chat, most_output)
@@ -207,9 +205,12 @@ class Ingress:
 
     def _overloaded(self, call: Call, refusal: Refusal) -> Response:
         code = "queue_full" if refusal.full else "overloaded"
+        gate = self._gates[call.entry.model]
         self._rejected.inc(tags={_MODEL: call.entry.model, _REASON: code})
+        assert call.ticket is not None
+        gate.note_refused(call.ticket)
         call.headers["retry-after"] = str(refusal.retry_after_s)
-        longest = self._gates[call.entry.model].settings.max_queue_s
+        longest = gate.settings.max_queue_s
         why = "are held or wait already" if refusal.full else f"run or wait, and one more would wait over {longest:g} s"
         message = f"{refusal.held} requests {why}; come back in {refusal.retry_after_s} s"
         return self._refuse(call, 429, message, None, code)

@@ -15,7 +15,8 @@ from reasonscale.serving import gpus
 async def gpu_of(llm_config: Any) -> int | None:
     """Return the index of the one GPU, or part of one, that this replica's bundle is on, and show the process no other.
 
-    None for engines of several GPUs, which Ray's workers hold, and for those on a CPU.
+    None for engines of several GPUs, which Ray's workers hold, for those on a CPU, and for those that have a part which the driver
+    made of one (MIG): nobody else is there, and nobody tells what memory it has. NoGpuError where several would share such a part.
     """
     import ray
     from ray.util.placement_group import get_current_placement_group
@@ -33,14 +34,19 @@ async def gpu_of(llm_config: Any) -> int | None:
     ids = await ask.remote()
     if not ids:
         return None
-    os.environ["CUDA_VISIBLE_DEVICES"] = str(ids[0])
-    return int(ids[0])
+    gpu = gpus.named(ids[0], await asyncio.to_thread(gpus.gpus))
+    if gpu is None:
+        if wanted < 1:
+            raise gpus.NoGpuError(gpus.DIVIDED)
+        return None
+    os.environ[gpus.VISIBLE_ENV] = ids[0]
+    return gpu.index
 
 
-def _gpu_ids() -> list[int]:
+def _gpu_ids() -> list[str]:
     import ray
 
-    return [int(i) for i in ray.get_gpu_ids()]
+    return [str(i) for i in ray.get_gpu_ids()]  # as CUDA_VISIBLE_DEVICES names them: by index, or by UUID
 
 
 def _share(llm_config: Any) -> float:
@@ -49,25 +55,25 @@ def _share(llm_config: Any) -> float:
 
 @asynccontextmanager
 async def room(index: int, llm_config: Any) -> AsyncIterator[None]:
-    """Hold the GPU's start lock with the engine's memory free; NoGpu in words where that does not become so."""
+    """Hold the GPU's start lock with the engine's memory free; NoGpuError in words where that does not become so."""
     share = _share(llm_config)
     while True:
         # Waited for without the lock: who falls asleep, and so gives its memory, needs it.
         await asyncio.to_thread(gpus.wait_for_room, index, share)
         with ExitStack() as stack:
-            await asyncio.to_thread(stack.enter_context, gpus.alone(index))
+            await asyncio.to_thread(stack.enter_context, gpus.starting(index))
             if await asyncio.to_thread(gpus.has_room, index, share):
                 yield
                 return
 
 
 @contextmanager
-def alone(index: int | None) -> Iterator[bool]:
-    """Hold the GPU's start lock, and tell whether it could be had: an engine that starts measures what is free meanwhile."""
+def none_starts(index: int | None) -> Iterator[bool]:
+    """Keep engines from starting on the GPU meanwhile; False where one does, which must not find memory come or go."""
     with ExitStack() as stack:
         try:
             if index is not None:
-                stack.enter_context(gpus.alone(index, wait=False))
+                stack.enter_context(gpus.none_starts(index))
         except BlockingIOError:
             yield False
         else:

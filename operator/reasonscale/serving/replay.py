@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
-from array import array
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from types import SimpleNamespace
@@ -15,11 +13,6 @@ from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 
 # Tokens made again are handed on in slices; parsers of tools may not like a slice that an engine would not make.
 SLICE = 32
-
-
-def mark_of(prompt_ids: Sequence[int]) -> int:
-    """Return a mark by which two engines see that they were given the same prompt."""
-    return zlib.crc32(array("I", prompt_ids).tobytes())
 
 
 def end_ids(client: Any, params: Any) -> frozenset[int]:

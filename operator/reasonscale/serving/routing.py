@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Final
 
-from reasonscale.serving.asleep import AWAKE, FALLING
+from reasonscale.serving.asleep import AWAKE, FALLING, HELD
 
 PREFILL_WEIGHT: Final = 5.0
 TOKENS_TO_COME: Final = 2000.0
@@ -198,8 +198,8 @@ class Loads:
             return SILENT
         capacity, prompts = float(seen.report.get(KV_CAPACITY, 0.0)), float(seen.report.get(WAITING_PROMPT, 0.0))
         full = capacity > 0 and float(seen.report.get(KV_TOKENS, 0.0)) + prompts >= FULL * capacity
-        # One that has just gone to sleep is not awake before it is asleep.
-        return 1 if full or seen.report.get(PREEMPTED) or seen.report.get(RESTS) == FALLING else 0
+        # One that has just gone to sleep is not awake before it is asleep, nor one that is held before an engine has started.
+        return 1 if full or seen.report.get(PREEMPTED) or seen.report.get(RESTS) in (FALLING, HELD) else 0
 
     def takes(self, seats: int, ingress: str) -> Takes | None:
         """Return what the replicas take of one ingress in all, at so many sequences each; None where none is known.

@@ -120,7 +120,7 @@ class ReasonServer(LLMServer):  # type: ignore[misc]
         return {
             KV_TOKENS: sums.kv_usage * self.engine.kv_capacity_tokens, KV_CAPACITY: self.engine.kv_capacity_tokens,
             WAITING_PROMPT: ledger.waiting_prompt_tokens, REQUESTS: len(ledger.rows), AT: time.time(), PREEMPTED: preempted,
-            BY: self.engine.by_ingress(), RESTS: self.engine.sleeper.stage,
+            BY: self.engine.inflight.by_ingress(), RESTS: self.engine.sleeper.stage,
         }  # fmt: skip
 
     _preempted = 0

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from sys import intern
 
 from reasonscale.api import constants as c
 from reasonscale.scaling.types import N_BINS, ClassCounts, Fleet, Freshness, Observation, ReplicaCounts
@@ -27,6 +28,18 @@ _LENGTHS = frozenset({c.M_REACHED, c.M_ENDED})
 SHORT_GRACE_S = 15.0  # a replica that has just become ready has not been scraped yet
 FORGET_S = 6 * 3600.0  # a process that comes back within this time goes on where it was
 
+_OF_PROCESS = ("WorkerId", "ReplicaId", "pod", "instance")
+_LABELS = frozenset({
+    *_OF_PROCESS, c.LABEL_METRIC_MODEL, c.LABEL_METRIC_CLASS, c.LABEL_METRIC_BIN, c.LABEL_METRIC_PHASE, c.LABEL_METRIC_REPLICA,
+    c.LABEL_METRIC_NODE, c.LABEL_METRIC_NAMESPACE, c.LABEL_METRIC_RESOURCE,
+})  # fmt: skip
+# What is read of what replicas, ingresses and gates write.
+READ = _COUNTERS | {
+    c.M_LEDGER_TIME, c.M_WAITING, c.M_WAITING_PROMPT, c.M_INFLIGHT, c.M_INFLIGHT_PROMPT, c.M_KV_CAPACITY, c.M_KV_USED,
+    c.M_DRAINING, c.M_ASLEEP, c.M_REPLICA, c.M_FETCHING, c.M_RESUME_OFF, c.M_GATE_TIME, c.M_GATE_WAITING, c.M_GATE_PROMPT,
+    c.M_INGRESS_TIME, c.M_INGRESS_REQUESTS, c.M_HELD,
+}  # fmt: skip
+
 Key = tuple[str, str, str, str]  # process, name, class, bin
 
 
@@ -37,6 +50,11 @@ class Sample:
     name: str
     labels: Mapping[str, str]
     value: float
+
+
+def read_of(name: str, labels: Mapping[str, str], value: float) -> Sample:
+    """Return a sample with those of its labels that are read: of 200 models each turn brings tens of thousands, with a dozen labels each."""
+    return Sample(intern(name), {intern(k): intern(v) for k, v in labels.items() if k in _LABELS}, value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +68,7 @@ class Memory:
 
 
 def _process(labels: Mapping[str, str]) -> str:
-    return labels.get("WorkerId") or labels.get("ReplicaId") or labels.get("pod") or labels.get("instance") or ""
+    return next((labels[name] for name in _OF_PROCESS if labels.get(name)), "")
 
 
 def _increments(samples: list[Sample], before: Memory, now: float) -> tuple[dict[Key, float], Memory]:
@@ -132,6 +150,7 @@ def _replicas(samples: list[Sample], gained: Mapping[Key, float], live: frozense
     gauges: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     capacity: dict[str, float] = {}
     who: dict[str, Sample] = {}
+    able = {_process(s.labels) for s in samples if s.name == c.M_ASLEEP}
     for s in samples:
         process = _process(s.labels)
         if s.name == c.M_KV_CAPACITY:
@@ -152,7 +171,7 @@ def _replicas(samples: list[Sample], gained: Mapping[Key, float], live: frozense
             replica=who[p].labels.get(c.LABEL_METRIC_REPLICA) if p in who else None,
             node=who[p].labels.get(c.LABEL_METRIC_NODE) if p in who else None,
             since_s=who[p].value if p in who else None, draining=gauges[p][c.M_DRAINING] > 0.0,
-            asleep=gauges[p][c.M_ASLEEP] > 0.0,
+            asleep=gauges[p][c.M_ASLEEP] > 0.0, can_sleep=p in able,
         )
         for p in sorted(live)
     )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Final
 
 import httpx
 
-from reasonscale.signals.assemble import Sample
+from reasonscale.signals.assemble import READ, Sample, read_of
 from reasonscale.signals.sources import SignalsMissing, parse
 
 AT_ONCE: Final = 32
@@ -45,7 +45,7 @@ class PodScrape:
                 found = parse(answer.text)
             except (httpx.HTTPError, SignalsMissing) as error:
                 return f"{target.url}: {type(error).__name__} {error}".strip()
-        return [Sample(s.name, {**s.labels, **target.labels}, s.value) for s in found]
+        return [read_of(s.name, {**s.labels, **target.labels}, s.value) for s in found if s.name in READ]
 
     async def fetch(self) -> list[Sample]:
         """Return all pods' samples; SignalsMissing where there are pods and none of them answered."""

@@ -13,10 +13,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from reasonscale.api.constants import RAY_PREFIX
 from reasonscale.scaling.types import Fleet, Observation
-from reasonscale.signals.assemble import Memory, Sample, assemble
+from reasonscale.signals.assemble import READ, Memory, Sample, assemble, read_of
 
 DIRECT_LIMIT_S = 6.0
 _OURS = "reasonscale_"
+_QUERY = f'{{__name__=~"({RAY_PREFIX})?({"|".join(sorted(READ))})"}}'
 
 
 class SignalsMissing(RuntimeError):
@@ -108,9 +109,8 @@ class Prometheus:
 
     async def fetch(self) -> list[Sample]:
         """Return the newest samples of every model with one query; SignalsMissing where there is no answer."""
-        query = '{__name__=~"(ray_)?reasonscale_.+",__name__!~".+_bucket"}'
         try:
-            response = await self._http.post("/api/v1/query", data={"query": query}, headers=self._headers())
+            response = await self._http.post("/api/v1/query", data={"query": _QUERY}, headers=self._headers())
             if response.status_code in (401, 403):
                 raise SignalsMissing(
                     f"Prometheus at {self._url} refused the query with {response.status_code}: give it the bearer token that it wants"
@@ -123,7 +123,7 @@ class Prometheus:
                 f"Prometheus at {self._url} refused the query: {data.get('error', response.status_code)}"
             )
         return [
-            Sample(row["metric"]["__name__"].removeprefix(RAY_PREFIX), row["metric"], float(row["value"][1]))
+            read_of(row["metric"]["__name__"].removeprefix(RAY_PREFIX), row["metric"], float(row["value"][1]))
             for row in data["data"]["result"]
         ]
 

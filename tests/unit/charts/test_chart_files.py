@@ -78,8 +78,11 @@ CASES = {
     ),
     "ReasonscaleDoesNotWake": ({"held": 3, "replicas_ready": 0}, {"held": 3, "replicas_ready": 1}),
     "ReasonscaleRefusing": (
-        {'ray_reasonscale_rejected_total{model="m",reason="overloaded"}': "0+60", 'ray_reasonscale_gate_entered_total{model="m"}': "0+60"},
-        {'ray_reasonscale_rejected_total{model="m",reason="overloaded"}': "0+1", 'ray_reasonscale_gate_entered_total{model="m"}': "0+60"},
+        {'ray_reasonscale_gate_refused_total{model="m",cls="low"}': "0+4", 'ray_reasonscale_gate_entered_total{model="m",cls="low"}': "0+60"},
+        {  # one in sixty, each of which comes back sixty times
+            'ray_reasonscale_gate_refused_total{model="m",cls="low"}': "0+1", 'ray_reasonscale_gate_entered_total{model="m",cls="low"}': "0+60",
+            'ray_reasonscale_rejected_total{model="m",reason="overloaded"}': "0+60",
+        },
     ),
     "ReasonscaleUnderPressure": (
         {'ray_reasonscale_pressure_step{model="m",WorkerId="a"}': 2, 'ray_reasonscale_pressure_step{model="m",WorkerId="b"}': 0},

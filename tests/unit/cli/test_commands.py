@@ -264,3 +264,29 @@ def test_validate_imports_no_engine() -> None:
     code = "import sys; from reasonscale.cli.main import run; run(['validate', sys.argv[1]]); print([m for m in ('ray', 'vllm', 'torch', 'numba') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code, str(EXAMPLE)], capture_output=True, text=True, check=True).stdout
     assert out.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("command", ["validate", "plan"])
+def test_a_relative_path_of_a_resource_that_is_piped_in_starts_from_the_current_folder(
+    command: str, tmp_path: Path
+) -> None:
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "config.json").write_text('{"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}')
+    text = """apiVersion: reasonscale.io/v1alpha1
+kind: ReasoningModel
+metadata: {name: piped}
+spec:
+  model: {uri: "file://weights"}
+"""
+    (tmp_path / "m.yaml").write_text(text)
+
+    def said(name: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "reasonscale.cli.main", command, name], input=text, text=True, capture_output=True, cwd=tmp_path
+        )  # fmt: skip
+        return done.returncode, (done.stdout + done.stderr).replace("/dev/stdin", "m.yaml")
+
+    piped = said("-")
+    assert piped == said("m.yaml")
+    assert command == "plan" or (str(weights) in piped[1] and "parser qwen3" in piped[1])

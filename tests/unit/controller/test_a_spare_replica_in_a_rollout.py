@@ -40,7 +40,8 @@ class Nodes(Server):
     def __init__(self, gpus: int, now: list[float]) -> None:
         super().__init__()
         self.gpus, self.now, self.serve, self.updating, self.blind = gpus, now, 0, False, False
-        self.unhealthy = False
+        self.unhealthy, self.sleep_mode = False, False
+        self.going: set[int] = set()  # of those that serve, those that were told to go
 
     async def list(self, _: str, kind: str, *__: Any) -> dict[str, Any]:
         if self.blind:
@@ -58,6 +59,8 @@ class Nodes(Server):
             labels = {"model": "m", "WorkerId": str(n)}
             who = {c.LABEL_METRIC_REPLICA: f"r{n}", c.LABEL_METRIC_NODE: "a"}
             out += [Sample(c.M_LEDGER_TIME, labels, self.now[0]), Sample(c.M_REPLICA, labels | who, float(n))]
+            out += [Sample(c.M_ASLEEP, labels, 0.0)] if self.sleep_mode else []
+            out += [Sample(c.M_DRAINING, labels, float(n in self.going))]
         return out
 
     def service(self, namespace: str, name: str) -> dict[str, Any] | None:
@@ -291,6 +294,15 @@ async def test_engines_that_run_without_sleep_mode_are_stopped_and_not_kept_awak
     assert world.server.status["replicas"]["asleep"] == 0
     world.server.gpus, world.server.serve = 8, 1
     await world.turns(10)
+    world.change(replicas=2)
+    await world.turns()
+    world.server.serve = 2
+    await world.turns()
+    world.change(replicas=1)
+    await world.turns(6)
+    assert world.server.asked == (1, None), "the old engines serve still, beside the cluster that starts"
+    world.server.sleep_mode, world.server.serve = True, 1
+    await world.turns(2)
     assert app_of(world.server.objects["RayService"])["args"]["models"][0]["engine_kwargs"]["enable_sleep_mode"]
     world.change(replicas=2)
     await world.turns()
@@ -310,3 +322,29 @@ def test_a_replica_of_eight_finds_no_room_on_two_nodes_with_four_free_each() -> 
     assert not room_for_one(subject, None), "who may not see the nodes asks for nothing"
     asleep = replace(subject, context=replace(subject.context, replicas=0))
     assert not room_for_one(asleep, {"b": 8.0}), "nothing runs that could be missing"
+
+
+async def test_one_that_finishes_its_chains_before_it_goes_is_not_taken_for_the_replica_more(world: World) -> None:
+    world.server.gpus, world.server.serve, world.server.going = 8, 2, {0}
+    world.change(engine={"args": {"seed": "1"}})
+    await world.turns(4)
+    assert world.server.asked == (2, None), "the old engine goes on until the replica more is there"
+    world.server.serve = 3
+    await world.turns()
+    assert world.server.asked == (2, 1)
+
+
+async def test_of_two_replicas_neither_goes_while_serve_replaces_one_of_them(world: World) -> None:
+    world.change(replicas=2)
+    await world.turns()
+    world.server.serve = 2
+    world.change(engine={"args": {"seed": "1"}})
+    await world.turns()
+    assert world.server.asked == (2, 1)
+    world.server.updating, world.server.serve = True, 1
+    world.change(replicas=1)
+    await world.turns(6)
+    assert world.server.asked == (2, 1), "the one that serves is the next to be stopped"
+    world.server.updating, world.server.serve = False, 2
+    await world.turns(20)
+    assert world.server.asked == (1, 1)

@@ -8,6 +8,7 @@ import pytest
 
 from reasonscale.api import constants as c
 from reasonscale.controller.causes import cause_of, engine_error, engines_update, of_refusal, rolling_of, waiting_of
+from reasonscale.controller.watched import of_pod
 
 NOW = 1_800_000_000.0
 MADE = "2027-01-15T07:59:00Z"  # a minute before NOW
@@ -64,6 +65,8 @@ def test_a_cause_is_named_with_its_remedy(reason: str, words: str, pods: list[di
     assert found is not None
     assert found.reason == reason
     assert words in found.message
+    whole = [p | {"spec": p["spec"] | {"containers": [{"name": "ray-worker"}]}} for p in pods]
+    assert cause_of(held, map(of_pod, whole), 30.0 if reason == "StartTimeout" else 900.0, NOW) == found
 
 
 def test_nothing_wrong_is_no_cause() -> None:
@@ -81,6 +84,7 @@ def test_the_engine_s_own_error_is_the_innermost() -> None:
 def test_what_pods_do_is_counted() -> None:
     pods = [pod({"phase": "Pending"}), pod({"phase": "Pending"}, node="n"), pod({"phase": "Running"}, node="n")]
     assert waiting_of(pods) == "engine pods: 1 without a node, 1 pulling images or starting containers, 1 loading"
+    assert waiting_of(list(map(of_pod, pods))) == waiting_of(pods)
     assert waiting_of([]) is None
     assert waiting_of(pods, fetching=1) == "engine pods: 1 without a node, 1 pulling images or starting containers, 1 downloading weights"  # fmt: skip
     assert waiting_of(pods, fetching=3) == waiting_of(pods, fetching=1), "no more than there are"

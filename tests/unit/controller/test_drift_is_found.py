@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from reasonscale.controller.drift import differences, editors, foreign, removal
+from reasonscale.controller.watched import of_service
 
 WANTED: dict[str, Any] = {"spec": {"a": 1, "list": [{"n": "x"}], "empty": {}}}
 
@@ -37,6 +38,9 @@ def test_fields_of_others_are_found_by_who_manages_them() -> None:
     assert extra == {("spec", "suspend"): "kubectl-edit"}
     assert removal(extra) == {"spec": {"suspend": None}}
     assert editors(live) == ["kubectl-edit"]
+    kept = of_service(live)
+    assert len(kept["metadata"]["managedFields"]) == 1
+    assert (foreign(kept, WANTED), editors(kept)) == (extra, ["kubectl-edit"])
 
 
 def test_what_is_gone_already_is_no_drift() -> None:

@@ -223,6 +223,14 @@ async def test_a_restart_of_the_operator_goes_on_emptying_whom_it_had_emptied() 
     assert world.server.status["replicas"]["draining"] == 1
 
 
+async def test_a_restart_of_the_operator_does_not_lengthen_the_time_for_which_one_may_be_emptied() -> None:
+    world = await restarted_while_one_of(2)
+    for _ in range(9):  # one every five minutes, where drain.max is thirty
+        await world.turns(60)
+        world.start()
+    assert replicas_of(world.server.objects["RayService"]) == 1
+
+
 async def test_one_that_was_emptied_when_its_model_was_held_counts_as_serving_once_the_ingress_lets_it() -> None:
     world = await restarted_while_one_of(3)
     world.loop._body["metadata"]["annotations"] = {c.ANNOTATION_HOLD: "true"}

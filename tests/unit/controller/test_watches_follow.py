@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from reasonscale.controller.watched import Watched
+from reasonscale.controller.watched import Watched, of_pod
 
 
 def pod(name: str, version: int, **labels: str) -> dict[str, Any]:
@@ -52,6 +52,21 @@ async def test_a_bookmark_moves_the_version_on_and_names_nothing() -> None:
     assert server.asked[:2] == ["1", "70"]
     assert watched.get("default", "second") is not None
     assert watched.get("default", "first") is None
+
+
+async def test_of_a_pod_nothing_is_kept_that_nobody_reads() -> None:
+    whole = pod("second", 5, l="m") | {
+        "spec": {"nodeName": "n", "containers": [{"name": "ray", "env": []}]},
+        "status": {"phase": "Running", "podIP": "10.0.0.1", "qosClass": "Burstable", "containerStatuses": [{"name": "ray", "imageID": "i"}]},
+    }  # fmt: skip
+    whole["metadata"]["managedFields"] = [{"manager": "kubelet"}]
+    watched = Watched(None, "v1", "Pod", "l", part=of_pod)  # type: ignore[arg-type]
+    watched.put(whole)
+    assert watched.select("default", "m") == [{
+        "metadata": {"name": "second", "namespace": "default", "resourceVersion": "5", "labels": {"l": "m"}},
+        "spec": {"nodeName": "n"},
+        "status": {"phase": "Running", "podIP": "10.0.0.1", "initContainerStatuses": [], "containerStatuses": [{"name": "ray"}]},
+    }]  # fmt: skip
 
 
 @pytest.mark.parametrize("code", [410, 500])

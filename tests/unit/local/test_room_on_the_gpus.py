@@ -12,7 +12,7 @@ from reasonscale.api.load import parse
 from reasonscale.api.resolve import Resolved, resolve
 from reasonscale.local.app import room_problem
 from reasonscale.serving.config import serve_app
-from reasonscale.serving.gpus import GIB, Gpu, NoGpu
+from reasonscale.serving.gpus import GIB, Gpu, NoGpuError
 
 
 def h100(free_gib: float = 79.0, index: int = 0) -> Gpu:
@@ -64,7 +64,7 @@ def test_weights_that_never_fit_are_said_before_the_engine_starts(tmp_path: Path
 
 def test_a_driver_that_does_not_answer_is_passed_on() -> None:
     def none() -> list[Gpu]:
-        raise NoGpu("the NVIDIA driver can't be used: mismatch")
+        raise NoGpuError("the NVIDIA driver can't be used: mismatch")
 
     assert room_problem([model()], {"m": 1}, none) == "Ray has GPUs, but the NVIDIA driver can't be used: mismatch"
 

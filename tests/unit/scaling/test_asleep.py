@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.unit.scaling.worlds import POLICY, counts
 
 from reasonscale.scaling.decide import decide
-from reasonscale.scaling.emptying import SETTLE_S, awake, plan, serving
+from reasonscale.scaling.emptying import SETTLE_S, awake, plan, risen, serving
 from reasonscale.scaling.state import State, wake_time_s
 from reasonscale.scaling.types import Decision, Fleet, Freshness, Mode, Observation, Policy, ReplicaCounts
 from reasonscale.scaling.victims import Standing, victims
@@ -28,6 +28,7 @@ class Replicas:
         self.asleep: tuple[str, ...] = ()
         self.sleeps: set[str] = set()  # whose engine sleeps
         self.has: dict[str, float] = {f"r{i}": 0.0 for i in range(number)}
+        self.replacing, self.unable = False, set[str]()  # a rollout is under way; engines without sleep mode
         self.orders: list[float] = []
         self.stopped: list[tuple[str, float]] = []
         self.started = 0
@@ -42,12 +43,12 @@ class Replicas:
         starting = tuple(self.time - at for at in self.orders)
         return Observation(
             self.time, 5.0, freshness, 1.0,
-            Fleet(self.target, len(self.has), starting, 0, self.emptied, self.asleep),
+            Fleet(self.target, len(self.has), starting, 0, self.emptied, self.asleep, self.replacing),
             {"medium": counts({made: running} if running else None, arrivals=arrivals)},
             tuple(
                 ReplicaCounts(
                     f"w-{r}", kv_capacity_tokens=5120.0, running=n, replica=r, node=f"n-{r}", since_s=float(r[1:]),
-                    asleep=r in self.sleeps,
+                    asleep=r in self.sleeps, can_sleep=r not in self.unable,
                 )
                 for r, n in self.has.items()
             ),
@@ -174,6 +175,14 @@ def test_one_that_was_woken_by_a_request_serves_and_is_named_no_more() -> None:
     assert (fleet.asleep, fleet.emptied, fleet.decisions[-1].target) == ((), (), 2)
 
 
+@pytest.mark.parametrize("has", [{"running": 1.0}, {"waiting": 1.0}])
+def test_whoever_has_a_request_running_or_waiting_is_up(has: dict[str, float]) -> None:
+    fleet = Fleet(3, 3, (), 0, ("r0", "r1"), ("r0", "r1"))
+    one, two = (ReplicaCounts(r, replica=r, asleep=True) for r in ("r0", "r1"))
+    seen = Observation(1.0, 5.0, Freshness.FRESH, 1.0, fleet, {}, (replace(one, **has), two))
+    assert risen(seen).fleet == replace(fleet, emptied=("r1",), asleep=("r1",))
+
+
 def test_those_that_sleep_already_stay_asleep_and_others_are_had_back() -> None:
     fleet = Replicas(3, replace(POLICY, asleep=2))
     fleet.has["r0"] = 1.0
@@ -195,6 +204,33 @@ def test_one_that_sleeps_takes_the_place_of_one_that_is_lost_and_nobody_has_to_s
     assert sleeper in fleet.serve
     fleet.tick()
     assert fleet.state.starts_s == (), "it was woken, and nothing started"
+
+
+@pytest.mark.parametrize("stopped", ["sleeps", "serves"])
+def test_while_a_rollout_replaces_engines_the_start_of_a_successor_is_not_taken_back(stopped: str) -> None:
+    """Of two, one asleep, Serve has stopped one. Were its successor not waited for, the other would be stopped when nobody else serves."""
+    fleet = asleep_of(2, 1)
+    del fleet.has[fleet.asleep[0] if stopped == "sleeps" else fleet.serve[0]]
+    fleet.orders.append(fleet.time)
+    fleet.replacing = True
+    fleet.tick()
+    assert (fleet.target, len(fleet.orders), fleet.emptied) == (2, 1, ())
+    assert fleet.decisions[-1].message.endswith("2 stay while a rollout replaces engines")
+    fleet.until(lambda: not fleet.orders)
+    fleet.replacing = False
+    fleet.until(lambda: fleet.sleeps)
+    assert (fleet.target, fleet.stopped) == (2, [])
+
+
+def test_an_engine_that_a_rollout_has_not_reached_yet_and_that_can_not_sleep_is_not_taken_for_one_that_does() -> None:
+    fleet = Replicas(3)
+    fleet.unable = set(fleet.has)
+    fleet.until(lambda: fleet.target == 1)
+    assert not any(d.asleep for d in fleet.decisions)
+    fleet = Replicas(3)
+    fleet.unable = {"r1"}
+    fleet.until(lambda: fleet.sleeps)
+    assert fleet.sleeps == {"r2"}
 
 
 def test_signals_that_grow_old_leave_everybody_as_he_is() -> None:
@@ -227,6 +263,25 @@ def test_how_long_a_wake_takes_is_learnt_from_looks() -> None:
     fleet.tick(arrivals=3.0)
     assert wake_time_s(fleet.state, fleet.policy) == 5.0  # one look later
     assert fleet.tick(arrivals=3.0).numbers.wake_horizon_s == 10.0
+
+
+def test_one_that_is_told_to_sleep_on_before_it_has_woken_is_learnt_as_no_wake() -> None:
+    fleet = asleep_of(2, 1)
+    (name,) = fleet.asleep
+    fleet.has[fleet.serve[0]] = 12.0
+    fleet.until(lambda: not fleet.asleep, 3, arrivals=3.0)
+    fleet.sleeps = {name}  # its engine is held, or the ingress has not heard of it
+    busy = next(r for r in fleet.has if r != name)
+    fleet.has[busy] = 0.0
+    fleet.target, fleet.emptied, fleet.asleep = 2, (name,), (name,)
+    fleet.policy = replace(fleet.policy, mode=Mode.MANUAL, manual_replicas=1)
+    for _ in range(10):
+        fleet.tick()
+    assert fleet.asleep == (name,)
+    fleet.policy = replace(fleet.policy, manual_replicas=2)
+    fleet.tick()
+    fleet.tick()
+    assert fleet.state.wakes_s == (5.0,)
 
 
 def test_maxreplicas_counts_those_that_sleep() -> None:

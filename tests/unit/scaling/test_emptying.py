@@ -216,3 +216,11 @@ def test_whatever_comes_nobody_is_told_to_go_with_a_chain_and_bounds_are_kept(
         for _ in range(fleet.target - len(fleet.has)):  # what was ordered is there at once
             fleet.has[f"r{100 + len(fleet.has) + round(fleet.time)}"] = 0.0
     assert [had for _, had in fleet.stopped if had] == []
+
+
+def test_one_with_a_request_that_runs_and_one_that_waits_is_not_empty() -> None:
+    state = State(emptied_since=(("r0", 0.0),))
+    seen = seen_of(Fleet(2, 2, emptied=("r0",)), replace(ONE, waiting=1.0), TWO)
+    assert plan(seen, 1, POLICY, state)[0] == ("r0",)
+    gone = seen_of(Fleet(2, 2, emptied=("r0",)), replace(ONE, running=0.0), TWO)
+    assert plan(gone, 1, POLICY, state)[0] == ()

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from reasonscale.serving import gpus, place
-from reasonscale.serving.asleep import ASLEEP, AWAKE, FALLING, STAY_S, Sleeper
+from reasonscale.serving import asleep, gpus, place
+from reasonscale.serving.asleep import ASLEEP, AWAKE, FALLING, HELD, HELD_S, STAY_S, Sleeper
 from reasonscale.serving.errors import EngineLost
 
 
@@ -45,11 +45,11 @@ class Engine:
 class World:
     def __init__(self) -> None:
         self.engine, self.now, self.requests, self.starting = Engine(), 1000.0, 0, False
-        self.sleeper = Sleeper(lambda: self.requests > 0, self.alone, lambda: self.now)
+        self.sleeper = Sleeper(lambda: self.requests > 0, self.none_starts, lambda: self.now)
         self.sleeper.engine = self.engine
 
     @contextmanager
-    def alone(self) -> Iterator[bool]:
+    def none_starts(self) -> Iterator[bool]:
         yield not self.starting
 
     async def request(self) -> None:
@@ -145,7 +145,7 @@ async def test_an_engine_that_can_not_be_woken_is_lost_for_all_who_wait() -> Non
 @pytest.mark.parametrize("falls", [True, False])
 async def test_an_engine_that_never_says_that_it_fell_asleep_or_woke_is_lost(falls: bool) -> None:
     w = World()
-    w.sleeper = Sleeper(lambda: False, w.alone, lambda: w.now, limit_s=0.01)
+    w.sleeper = Sleeper(lambda: False, w.none_starts, lambda: w.now, limit_s=0.01)
     w.sleeper.engine = w.engine
     if falls:
         w.engine.go.clear()
@@ -162,21 +162,21 @@ async def test_an_engine_that_never_says_that_it_fell_asleep_or_woke_is_lost(fal
 async def test_an_engine_that_waits_for_memory_leaves_the_lock_to_one_that_gives_it_by_falling_asleep(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    free, held = [False], list[bool]()
+    room, held = [False], list[bool]()
     monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(gpus, "has_room", lambda index, share: free[0])
+    monkeypatch.setattr(gpus, "has_room", lambda index, share: room[0])
 
     def wait(index: int, share: float) -> None:
-        with place.alone(index) as alone:  # the other falls asleep
-            held.append(alone)
-            free[0] = len(held) > 1  # the first time somebody else took what came free
+        with place.none_starts(index) as free:  # the other falls asleep
+            held.append(free)
+            room[0] = len(held) > 1  # the first time somebody else took what came free
 
     monkeypatch.setattr(gpus, "wait_for_room", wait)
     config = type("Config", (), {"engine_kwargs": {}})()
     async with place.room(0, config):
         assert held == [True, True]
-        with place.alone(0) as alone:
-            assert not alone, "while it starts nobody else does"
+        with place.none_starts(0) as free:
+            assert not free, "while it starts nobody else does"
 
 
 async def test_an_engine_that_was_started_without_sleep_stays_awake() -> None:
@@ -188,24 +188,48 @@ async def test_an_engine_that_was_started_without_sleep_stays_awake() -> None:
     assert w.engine.calls == []
 
 
-async def test_nobody_falls_asleep_while_another_starts_on_its_gpu() -> None:
+async def test_nobody_falls_asleep_or_wakes_while_another_starts_on_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asleep, "LOOK_S", 0.0)
     w = World()
     w.starting = True
     assert not await w.sleeper.rest(True)
     w.starting = False
     assert await w.sleeper.rest(True)
+    w.starting = True
+    coming = asyncio.ensure_future(w.request())
+    await turns(20)
+    assert (w.sleeper.stage, w.engine.calls) == (HELD, ["sleep"])
+    w.now += 40.0
+    w.starting = False
+    await coming
+    assert (w.sleeper.stage, w.engine.calls) == (AWAKE, ["sleep", "wake"])
+    assert w.sleeper.woke_s == 0.0, "what it waited for another is not the engine's"
+
+
+async def test_one_that_is_held_for_ever_by_another_s_start_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asleep, "LOOK_S", 0.0)
+    w = World()
+    await w.sleeper.rest(True)
+    w.starting = True
+    coming = asyncio.ensure_future(w.request())
+    await turns(20)
+    w.now += HELD_S + 1.0
+    with pytest.raises(EngineLost, match="another has been starting on its GPU for 600 s"):
+        await coming
+    assert w.engine.calls == ["sleep"]
 
 
 def test_the_lock_of_a_gpu_on_which_an_engine_starts_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
-    with gpus.alone(0):
-        with place.alone(0) as free:
+    with gpus.starting(0):
+        with place.none_starts(0) as free:
             assert not free
-        with place.alone(1) as free:
+        with place.none_starts(1) as free:
             assert free
-    with place.alone(0) as free:
+    with place.none_starts(0) as free, place.none_starts(0) as other:
         assert free
-    with place.alone(None) as free:
+        assert other, "they measure nothing"
+    with place.none_starts(None) as free:
         assert free

@@ -166,3 +166,43 @@ async def test_a_refusal_waits_for_nothing(metrics: Metrics) -> None:
     assert await gate.enter(Ticket("low"), key) is not None  # the same again, too early
     assert metrics.values[c.M_GATE_ENTERED, "low"] == 2
     assert metrics.values[c.M_GATE_SENT, "low"] == 1
+
+
+async def test_one_that_is_refused_again_and_again_counts_as_refused_once(metrics: Metrics) -> None:
+    gate = Entrance(replace(SETTINGS, max_queue_s=0.1), Replicas(1), Told())
+    assert await gate.enter(Ticket("low"), key) is None
+    for _ in range(5):
+        ticket = Ticket("low")
+        assert await gate.enter(ticket, key) is not None
+        gate.note_refused(ticket)
+    other = Ticket("low")
+    assert await gate.enter(other, lambda: "another") is not None
+    gate.note_refused(other)
+    assert metrics.values[c.M_GATE_REFUSED, "low"] == 2
+
+
+async def test_one_that_is_let_in_since_a_sleeper_was_woken_is_judged_and_counted_as_if_that_had_been_awake(
+    metrics: Metrics,
+) -> None:
+    replicas, roused = Replicas(1), []
+    settings = replace(SETTINGS, max_in_flight=100, max_queue_s=2.0, expected={"low": 10.0})
+    gate = Entrance(settings, replicas, Told())
+
+    def rouse() -> bool:
+        roused.append(True)
+        replicas.takes = 2
+        return len(roused) == 1
+
+    tasks: list[asyncio.Task[Any]] = []
+    while not roused:
+        tasks.append(asyncio.create_task(gate.enter(Ticket("low"), lambda: f"k{len(tasks)}", rouse)))
+        await settled()
+        assert len(tasks) < 50
+    # The last would have been refused. One that waited has gone to the woken replica, and there is room behind it.
+    assert len(gate.gate.running) == 2
+    assert len(gate.gate.waiting) == len(tasks) - 2 > 1
+    assert len(gate.gate.bookings) == 0
+    assert metrics.values[c.M_GATE_ENTERED, "low"] == len(tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)

@@ -142,8 +142,10 @@ async def test_a_replica_says_whether_it_sleeps_and_how_long_both_ways_took(stor
 
     now = [100.0]
     sleeper = Sleeper(lambda: False, lambda: nullcontext(True), lambda: now[0])
-    sleeper.engine = Engine()
     exporter = Exporter("m")
+    exporter.write(Ledger(), StepSums(), 4000, 20.0, here=HERE, sleeper=sleeper)
+    assert not any(name == c.M_ASLEEP for name, _ in store.values), "by which it is known that it can't"
+    sleeper.engine = Engine()
     exporter.write(Ledger(), StepSums(), 4000, 20.0, here=HERE, sleeper=sleeper)
     assert store.sum(c.M_ASLEEP) == 0.0
     assert not any(name == c.M_FALL for name, _ in store.values)

@@ -115,6 +115,29 @@ async def test_one_that_is_lost_is_told_again_and_hurts_nobody(world: World) -> 
     assert world.handle.told.count(("b", True)) > 1
 
 
+async def test_turns_follow_each_other_also_after_one_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rests, "TURN_S", 0.001)
+    made, asked = World(), []
+
+    def waits(model: str) -> bool:
+        asked.append(model)
+        if len(asked) == 1:
+            raise RuntimeError("one turn fails")
+        return False
+
+    made.rests = Rests({"m": made.handle}, waits)
+    made.report()
+    made.rests.configure()
+    made.loads.empty(["b"], 60.0, ["b"])
+    try:
+        async with asyncio.timeout(5):
+            while made.handle.stage["b"] != ASLEEP:
+                await asyncio.sleep(0.001)
+    finally:
+        made.rests._task.cancel()
+        del shared.LOADS[NAME]
+
+
 async def test_who_waits_too_long_at_the_gate_has_all_of_them_woken_once(world: World) -> None:
     world.loads.empty(["b"], 60.0, ["b"])
     await world.second()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -341,10 +342,11 @@ def test_one_that_slept_and_is_emptied_now_has_its_time_to_end_its_chains() -> N
     assert loads.goes_for_s("b") == 1.0
 
 
-def test_one_that_falls_asleep_is_taken_last_until_it_is_awake_again() -> None:
+@pytest.mark.parametrize("stage", [2, 3], ids=["falls", "held"])
+def test_one_that_falls_asleep_or_can_not_wake_yet_is_taken_last_until_it_is_awake_again(stage: int) -> None:
     loads = Loads(Clock())
     asleep(loads, "a", stage=0)
-    asleep(loads, "b", stage=2)
+    asleep(loads, "b", stage=stage)
     loads.sent("a", 500.0)
     assert loads.order(["a", "b"]) == ["a", "b"]
     assert loads.takes(8, "me").in_all == 8

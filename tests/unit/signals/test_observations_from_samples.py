@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from reasonscale.api import constants as c
 from reasonscale.scaling.types import Fleet, Freshness, Observation
-from reasonscale.signals.assemble import Memory, Sample, assemble
+from reasonscale.signals.assemble import READ, Memory, Sample, assemble, read_of
 
 ONE = Fleet(target=1, ready=1)
 BIN64 = c.TOKEN_BINS.index(64)
@@ -279,3 +279,34 @@ def test_a_replica_that_sleeps_goes_on_writing_its_ledger_and_says_so() -> None:
     seen, _ = see(samples, 100, fleet=Fleet(2, 2, emptied=("r0",), asleep=("r0",)))
     assert seen.freshness is Freshness.FRESH
     assert [r.asleep for r in seen.replicas] == [True, False]
+    assert [r.can_sleep for r in seen.replicas] == [True, False]
+
+
+def test_whatever_changes_an_observation_is_asked_for_with_its_labels_and_nothing_else() -> None:
+    base = {"model": "m", "WorkerId": "a", "namespace": "n", "serve_replica": "r0", "ray_node": "n0"}
+    whole = base | {
+        "cls": "medium",
+        "bin": "64",
+        "phase": "reasoning",
+        "job": "ray",
+        "SessionName": "s",
+        "__name__": "x",
+    }
+    names = {value for name, value in vars(c).items() if name.startswith("M_")}
+    times = {c.M_LEDGER_TIME, c.M_GATE_TIME, c.M_INGRESS_TIME}
+
+    def observed(*, names: set[str], later: float = 0.0, labels: dict[str, str] = whole) -> Observation:
+        """What is seen of one process that writes all of these, twice."""
+        memory = Memory()
+        for now, value in ((100.0, 8.0 + later), (105.0, 9.0 + later)):
+            samples = [read_of(name, labels, now if name in times else value) for name in sorted(names)]
+            seen, memory = see(samples, now, memory)
+        return seen
+
+    everything = observed(names=names)
+    assert everything == observed(names=set(READ))
+    missed = {name for name in names if observed(names=names - {name}) != everything}
+    assert missed - READ == set()
+    assert READ - missed == {c.M_FETCHING}  # read by the operator itself
+    plain = read_of(c.M_KV_USED, whole, 1.0).labels
+    assert set(whole) - set(plain) == {"job", "SessionName", "__name__"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from urllib.parse import parse_qs
 from wsgiref.simple_server import WSGIServer, make_server
 
 import httpx
@@ -18,6 +20,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, make_wsgi_app
 
 from reasonscale.api import constants as c
 from reasonscale.scaling.types import Fleet, Freshness
+from reasonscale.signals.assemble import READ, Sample
 from reasonscale.signals.sources import ModelSource, Prometheus, Scrape, SignalsMissing, parse
 
 PAGE = """# HELP ray_reasonscale_requests_waiting x
@@ -73,6 +76,25 @@ async def test_one_endpoint_of_two_is_enough() -> None:
         return httpx.Response(200, text=PAGE) if request.url.host == "a" else httpx.Response(500)
 
     assert len(await Scrape(["http://a/metrics", "http://b/metrics"], httpx.MockTransport(answer)).fetch()) == 2
+
+
+async def test_a_prometheus_is_asked_for_what_is_read_and_for_no_histogram() -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(parse_qs(request.content.decode())["query"][0])
+        labels = {"__name__": "ray_" + c.M_KV_USED, "model": "m", "WorkerId": "a", "job": "ray"}
+        return httpx.Response(
+            200, json={"status": "success", "data": {"result": [{"metric": labels, "value": [0, "7"]}]}}
+        )
+
+    found = await Prometheus("http://p", transport=httpx.MockTransport(answer)).fetch()
+    assert found == [Sample(c.M_KV_USED, {"model": "m", "WorkerId": "a"}, 7.0)]
+    wanted = re.fullmatch(r'\{__name__=~"(.+)"\}', asked[0])
+    assert wanted is not None
+    for name in READ:
+        assert re.fullmatch(wanted[1], "ray_" + name)
+    assert not re.fullmatch(wanted[1], "ray_" + c.M_TTFT + "_sum")
 
 
 async def test_a_prometheus_that_refuses_is_said() -> None:
