@@ -15,6 +15,7 @@ TPOT_HALF_LIFE_S = 20.0
 AIM = 0.90
 PREFILL_BUSY = 0.7  # of the time, with prompts: beyond it they queue for longer than they take
 LEAST_STEPS = 5.0  # of a replica in one tick
+FRESH_S = 15.0  # an engine compiles at first use: the first on a new H200 took 25 and 16 ms a step in its first looks, then 6
 NOISE = 0.1  # relative, of the mean step time over one tick
 GAIN = 4.0  # 1 / variance of the factor by which a profile's whole curve may be off: half as much again
 
@@ -37,8 +38,8 @@ class Steps:
     tpot_seconds: float = 0.0
 
 
-def observe(memory: Steps, replicas: Iterable[ReplicaCounts], dt_s: float) -> Steps:
-    """Return the memory `dt_s` seconds later with the steps that `replicas` report."""
+def observe(memory: Steps, replicas: Iterable[ReplicaCounts], now_s: float, dt_s: float) -> Steps:
+    """Return the memory at `now_s`, `dt_s` seconds later, with the steps that `replicas` report; those of a fresh engine are not learnt from."""
     keep = 0.5 ** (dt_s / MEMORY_HALF_LIFE_S)
     n, steps, seconds = memory.n * keep, 0.0, 0.0
     # Written out: with 200 replicas, loops over the terms took a third of a whole decision.
@@ -49,6 +50,8 @@ def observe(memory: Steps, replicas: Iterable[ReplicaCounts], dt_s: float) -> St
         steps += count
         seconds += took
         if count < LEAST_STEPS or took <= 0.0:
+            continue
+        if replica.since_s is not None and now_s - replica.since_s < FRESH_S:
             continue
         # Each term over the step's seconds.
         one, batch = count / took, replica.step_batch / took

@@ -141,7 +141,7 @@ def learn(state: State, seen: Observation, policy: Policy) -> State:
         state,
         time=seen.time,
         classes=classes,
-        steps=observe(state.steps, seen.replicas, dt),
+        steps=observe(state.steps, seen.replicas, seen.time, dt),
         preemptions_per_s=old_p * state.preemptions_per_s + (1.0 - old_p) * preempted / window,
         preempted_at=seen.time if preempted > 0 else state.preempted_at,
         preempting_ticks=state.preempting_ticks + 1 if preempted > 0 else 0,

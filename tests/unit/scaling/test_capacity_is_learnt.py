@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.unit.scaling.worlds import POLICY
 
 from reasonscale.scaling.arrivals import Arrivals, add, rate_of
-from reasonscale.scaling.capacity import Prompts, Steps, capacity_of, fit, observe, token_time
+from reasonscale.scaling.capacity import FRESH_S, Prompts, Steps, capacity_of, fit, observe, token_time
 from reasonscale.scaling.curve import curve_from
 from reasonscale.scaling.forecast import ClassLoad, forecast
 from reasonscale.scaling.types import BENDS_AT, N_BINS, ReplicaCounts, StepTime
@@ -37,7 +37,7 @@ def test_the_step_time_that_replicas_show_replaces_the_prior(prior):
     memory = Steps()
     for i in range(200):
         batch, context = 4.0 + (i * 7) % 60, 200.0 + (i * 131) % 1500
-        memory = observe(memory, [steps_of(TRUE, batch, context)], 5.0)
+        memory = observe(memory, [steps_of(TRUE, batch, context)], 0.0, 5.0)
     found = fit(memory, policy)
     for batch, kv in ((8.0, 8_000.0), (60.0, 60_000.0)):
         true = TRUE.a + TRUE.b * batch + TRUE.c * kv
@@ -52,7 +52,7 @@ def test_what_prompts_take_is_told_apart_from_decoding(prior):
     memory = Steps()
     for i in range(200):
         batch, context = 4.0 + (i * 7) % 60, 200.0 + (i * 131) % 1500
-        memory = observe(memory, [steps_of(TRUE, batch, context, prefill=400.0 * ((i * 17) % 100))], 5.0)
+        memory = observe(memory, [steps_of(TRUE, batch, context, prefill=400.0 * ((i * 17) % 100))], 0.0, 5.0)
     found = fit(memory, policy)
     assert found.a == pytest.approx(TRUE.a, rel=0.1)
     assert found.d == pytest.approx(TRUE.d, rel=0.1)
@@ -62,13 +62,13 @@ def test_steps_that_all_do_the_same_prefill_leave_a_true_profile_alone():
     policy = replace(POLICY, step_time=TRUE)
     memory = Steps()
     for _ in range(50):
-        memory = observe(memory, [steps_of(TRUE, 4.0, 500.0, prefill=1e6)], 5.0)
+        memory = observe(memory, [steps_of(TRUE, 4.0, 500.0, prefill=1e6)], 0.0, 5.0)
     found = fit(memory, policy)
     assert (found.a, found.d) == (pytest.approx(TRUE.a), pytest.approx(TRUE.d))
 
 
 def test_the_time_per_token_is_the_observed_one_where_there_is_traffic():
-    memory = observe(Steps(), [steps_of(TRUE, 30.0, 500.0)], 5.0)
+    memory = observe(Steps(), [steps_of(TRUE, 30.0, 500.0)], 0.0, 5.0)
     assert token_time(memory, TRUE, POLICY) == pytest.approx(0.035, rel=0.1)
 
 
@@ -79,7 +79,7 @@ def learnt(truth: StepTime, prior: StepTime | None, batches: list[float]) -> Ste
     policy, memory = replace(POLICY, step_time=prior, max_num_seqs=512, kv_capacity_tokens=2e6), Steps()
     for i, batch in enumerate(batches):
         told = steps_of(truth, batch, 600.0 + (i * 131) % 500, 50.0 * batch * (1.0 + 0.5 * (i % 3)))
-        memory = observe(memory, [told], 5.0)
+        memory = observe(memory, [told], 0.0, 5.0)
     return fit(memory, policy)
 
 
@@ -159,6 +159,15 @@ def test_an_engine_slower_than_its_objective_gets_a_finite_need():
     assert 0.0 < capacity.concurrency_need(8.0, 1000.0, Prompts(0.1, 0.0)) < 10.0
 
 
+def test_steps_of_a_fresh_engine_are_not_learnt_from_but_felt():
+    policy, slow = replace(POLICY, max_num_seqs=64), StepTime(0.1, 0.002, 0.0, 0.0)
+    memory = observe(Steps(), [replace(steps_of(slow, 30.0, 500.0), since_s=1000.0)], 1000.0 + FRESH_S - 1.0, 5.0)
+    assert fit(memory, policy) == fit(Steps(), policy)
+    assert memory.tpot_seconds > 0.0
+    memory = observe(memory, [replace(steps_of(TRUE, 30.0, 500.0), since_s=1000.0)], 1000.0 + FRESH_S, 5.0)
+    assert fit(memory, policy) != fit(Steps(), policy)
+
+
 def test_prompts_whose_cost_grows_with_the_square_leave_the_constant_of_a_step_alone():
     policy, memory = replace(POLICY, step_time=replace(TRUE, a=0.022)), Steps()
     for i in range(200):
@@ -172,6 +181,7 @@ def test_prompts_whose_cost_grows_with_the_square_leave_the_constant_of_a_step_a
                     step_prefill_tokens=1e5 if long else 100.0 * (i % 2),
                 )
             ],
+            0.0,
             5.0,
         )  # fmt: skip
     assert fit(memory, policy).a == pytest.approx(TRUE.a, rel=0.15)

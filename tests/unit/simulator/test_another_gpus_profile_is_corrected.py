@@ -49,7 +49,7 @@ def learnt(
             )
             for r, n in enumerate(seen)
         ]
-        memory = observe(memory, told, 5.0)
+        memory = observe(memory, told, 0.0, 5.0)
     step, counts = fit(memory, policy), np.arange(400.0)
     said = step.a + step.b * counts + step.bend * np.maximum(0.0, counts - BENDS_AT) + step.c * counts * CONTEXT
     return float(np.interp(aim, said, counts))

@@ -9,6 +9,8 @@ import pytest
 from bench import fidelity
 
 from reasonscale.profiles.library import load
+from reasonscale.scaling.decide import decide
+from reasonscale.scaling.state import State
 
 DATA = Path(__file__).parents[2] / "data"
 DEMO = DATA / "demo"
@@ -63,6 +65,16 @@ def test_a_profile_that_was_measured_first_says_what_steps_take_under_load() -> 
 def test_another_machines_profile_does_not() -> None:
     off = fidelity.steps_against(fidelity.of_gpu(DATA / "gpu-fleet"), load("qwen2-7b-h100"))
     assert off["mean_absolute_percent"] > 20
+
+
+def test_a_new_engines_first_steps_order_no_replicas() -> None:
+    """The recorded loop learnt from them: it ordered two at its second look under load."""
+    real, state = fidelity.of_gpu(DATA / "gpu-fleet"), State()
+    early = [r for r in real.records if r.observation.time < real.begin + 12.0]
+    assert max(r.decision.target for r in early) == 3
+    for record in early:
+        decision, state = decide(record.observation, record.policy, state)
+        assert decision.target == 1
 
 
 def test_a_loop_that_served_worse_than_it_could_shows() -> None:
