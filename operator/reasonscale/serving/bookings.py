@@ -2,7 +2,7 @@
 
 Under a lasting overload whoever comes back meets as many new requests as before, and would be refused as often. So each refusal
 books the room that it is told of: it is kept from new requests, as far as refused ones do come back, and he who comes back is
-known by what he asks. One who comes too early keeps his place.
+known by his key or by what he asks (`reading.known_by`). One who comes too early keeps his place.
 """
 
 from __future__ import annotations

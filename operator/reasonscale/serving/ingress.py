@@ -134,7 +134,7 @@ class Ingress:
             entry.streamed = bool(typed.stream)
             most = min((n for n in (max_output(body), applied.most_output) if n is not None), default=None)
             call.ticket = Ticket(entry.cls, prompt_tokens=call.prompt_tokens, most=most, seats=sequences_of(body))
-            call.known_by = lambda: known_by(body)
+            call.known_by = lambda: known_by(body, dict(request.headers), applied.cls)
             return await self._run(settings, typed, call, chat, applied.most_output)
         except BadRequest as error:
             return self._refuse(call, error.status, str(error), error.param, error.code)

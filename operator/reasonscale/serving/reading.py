@@ -105,10 +105,17 @@ def _digest(*parts: str) -> str:
     return hashlib.blake2b("\0".join(parts).encode(errors="replace"), digest_size=12).hexdigest()
 
 
-def known_by(body: Mapping[str, Any]) -> str:
-    """Return what a request is known by when its client sends it again."""
+def known_by(body: Mapping[str, Any], headers: Mapping[str, str], cls: str = "") -> str:
+    """Return what a request is known by when its client sends it again: the key that it was given, else what it asks.
+
+    Two clients that ask the same are two by their credentials or classes, and two samples of one prompt by their keys.
+    """
+    who, given = (headers.get("authorization") or "", cls), headers.get("idempotency-key")
+    if given:
+        return _digest("key", *who, given)
     asked = {name: body.get(name) for name in ("messages", "prompt", "tools", "user", "prompt_cache_key")}
-    return _digest("again", json.dumps(asked, sort_keys=True, ensure_ascii=True))
+    session = headers.get("x-session-id") or ""
+    return _digest("again", *who, session, json.dumps(asked, sort_keys=True, ensure_ascii=True))
 
 
 def sequences_of(body: Mapping[str, Any]) -> int:

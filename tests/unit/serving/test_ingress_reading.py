@@ -162,10 +162,24 @@ async def test_the_proxy_hands_on_one_well_formed_id(given: list[bytes]) -> None
 
 def test_a_request_that_is_sent_again_is_known_and_another_is_not() -> None:
     body = {"model": "m", "messages": [{"role": "user", "content": "1+1"}], "stream": True}
-    assert known_by(body) == known_by(body | {"stream": False, "temperature": 1})
-    assert known_by(body) != known_by(body | {"messages": [{"role": "user", "content": "1+2"}]})
-    assert known_by({"prompt": "1+1"}) != known_by({"prompt": "1+2"})
-    assert known_by(body) != known_by(body | {"user": "other"})
+    assert known_by(body, {}) == known_by(body | {"stream": False, "temperature": 1}, {"x-request-id": "made anew"})
+    assert known_by(body, {}) != known_by(body | {"messages": [{"role": "user", "content": "1+2"}]}, {})
+    assert known_by({"prompt": "1+1"}, {}) != known_by({"prompt": "1+2"}, {})
+    assert known_by(body, {}) != known_by(body | {"user": "other"}, {})
+
+
+@pytest.mark.parametrize("name", ["authorization", "x-session-id", "idempotency-key"])
+def test_two_that_ask_the_same_are_told_apart_by_what_they_say_of_themselves(name: str) -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "1+1"}]}
+    assert known_by(body, {name: "a"}) == known_by(body, {name: "a"})
+    assert len({known_by(body, headers) for headers in ({name: "a"}, {name: "b"}, {})}) == 3
+
+
+def test_a_key_is_one_clients_own() -> None:
+    body, mine = {"prompt": "1+1"}, {"idempotency-key": "1", "authorization": "Bearer a"}
+    assert known_by(body, mine, "few") == known_by({"prompt": "1 + 1"}, mine, "few")
+    assert known_by(body, mine, "few") != known_by(body, mine | {"authorization": "Bearer b"}, "few")
+    assert known_by(body, mine, "few") != known_by(body, mine, "flood")
 
 
 @pytest.mark.parametrize(
