@@ -69,7 +69,7 @@ def build(run: Run) -> dict[str, Any]:
         "max_replicas": max(ready, default=0),
         "final_replicas": run.final_replicas,
         "min_replicas": run.min_replicas,
-        "streams_cut": sum(1 for o in run.outcomes if o.error and "ended before" in o.error),
+        "streams_cut": sum(o.cut for o in run.outcomes),
         "request_rate": {
             "mean": round(sum(seen) / len(seen), 3) if seen else None,
             "lowest": round(min(seen), 3) if seen else None,

@@ -35,6 +35,11 @@ class Outcome:
         return self.error is not None
 
     @property
+    def cut(self) -> bool:
+        """Whether it had begun and did not come to its end, however that showed."""
+        return self.failed and self.status == 200
+
+    @property
     def tpot_s(self) -> float | None:
         """Return the time per output token after the first; None for outputs of one token or none."""
         tokens = self.reasoning_tokens + self.answer_tokens

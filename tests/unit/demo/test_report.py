@@ -72,6 +72,12 @@ def _failed(base: Run) -> list[Outcome]:
     return [*base.outcomes, Outcome(59.0, "sum", 500, "lost")]
 
 
+def test_a_stream_that_ended_with_an_error_was_cut() -> None:
+    lost = [Outcome(58.0, "sum", 200, "the engine was lost", ttft_s=0.2), *_failed(run())]
+    report = build(run(outcomes=lost))
+    assert (report["failed"], report["streams_cut"]) == (2, 1)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -78,6 +78,23 @@ async def test_a_failure_says_what_it_was(reply: bytes, message: str) -> None:
     assert out.correct is None
 
 
+@pytest.mark.parametrize(
+    ("reply", "cut"),
+    [
+        (ok(event(content="43")), True),
+        (ok(event(content="43") + 'data: {"error": {"message": "the engine was lost"}}\n\n' + DONE), True),
+        (ok(event(content="43")).replace(b"Connection: close", b"Content-Length: 9999"), True),
+        (ok(event(content="431") + DONE), False),
+        (b"HTTP/1.1 429 Too Many\r\nContent-Length: 4\r\nConnection: close\r\n\r\nfull", False),
+        (b"", False),
+    ],
+)
+async def test_a_stream_that_began_and_did_not_come_to_its_end_was_cut_however_that_showed(
+    reply: bytes, cut: bool
+) -> None:
+    assert (await one(reply)).cut is cut
+
+
 async def test_nobody_there_is_a_failure_and_no_exception() -> None:
     [out] = await send("http://127.0.0.1:9", "m", [Planned(0, "1+1", "2")])
     assert out.error is not None
