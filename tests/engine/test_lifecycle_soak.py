@@ -18,15 +18,16 @@ from reasonscale.serving.pace import ENV as PACE_ENV
 
 DOWNS = int(os.environ.get("REASONSCALE_SOAK_DOWNS", "100"))
 ROLLOUTS = int(os.environ.get("REASONSCALE_SOAK_ROLLOUTS", "10"))
+REPLICAS = 4  # they start together and go one by one: a start is what takes long
 STREAMS = 24
 pytestmark = [pytest.mark.engine, pytest.mark.soak, pytest.mark.timeout(600 * (DOWNS + ROLLOUTS) + 1200)]
 
 
 @pytest.fixture(scope="module")
 def fleet(start_service: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Two replicas of 15 ms a step behind two ingress replicas."""
+    """Replicas of 15 ms a step behind two ingress replicas."""
     log = tmp_path_factory.mktemp("logs") / "access.jsonl"
-    with start_service(log, replicas=2, env={PACE_ENV: "15"}, ingress_replicas=2) as found:
+    with start_service(log, replicas=REPLICAS, env={PACE_ENV: "15"}, ingress_replicas=2) as found:
         yield found
 
 
@@ -51,20 +52,22 @@ def test_scale_downs_and_rollouts_in_a_row_under_load_cut_no_stream(fleet: Any) 
     bodies = [asked(fleet, q) for q in questions(STREAMS)]
     undisturbed = Load(fleet, bodies).end()
     whole(undisturbed)
-    began, streams, longest = time.monotonic(), 0, 0.0
-    for turn in range(max(DOWNS, ROLLOUTS)):
+    began, streams, longest, downs, rollouts = time.monotonic(), 0, 0.0, 0, 0
+    while downs < DOWNS or rollouts < ROLLOUTS:
+        fleet.put(with_replicas(fleet.config, fleet, REPLICAS))
+        fleet.wait_replicas(REPLICAS)
         flow = Flow(fleet, bodies, at_once=8)
         time.sleep(2)
-        if turn < DOWNS:
-            fleet.put(with_replicas(fleet.config, fleet, 1))
+        for left in range(REPLICAS - 1, 0, -1):
+            fleet.put(with_replicas(fleet.config, fleet, left))
             gone(fleet)
-            fleet.put(with_replicas(fleet.config, fleet, 2))
-            fleet.wait_replicas(2)
-        if turn < ROLLOUTS:
-            before = frozenset(fleet.pids())
-            fleet.put(rolled_out(fleet.config))
-            fleet.wait_replicas(2, but=before)
-            gone(fleet)
+            downs += 1
+            if left == 2 and rollouts < ROLLOUTS:
+                before = frozenset(fleet.pids())
+                fleet.put(rolled_out(fleet.config))
+                fleet.wait_replicas(2, but=before)
+                gone(fleet)
+                rollouts += 1
         heard = flow.end(300)
         whole([h for _, h in heard])
         for which, h in heard:
@@ -72,6 +75,6 @@ def test_scale_downs_and_rollouts_in_a_row_under_load_cut_no_stream(fleet: Any) 
         fleet.wait_all_idle()
         streams, longest = streams + len(heard), max(longest, *(h.longest_s for _, h in heard))
         print(
-            f"{min(turn + 1, DOWNS)} scale-downs, {min(turn + 1, ROLLOUTS)} rollouts, {streams} streams, 0 cut, "
-            f"longest silence {longest:.1f} s, {time.monotonic() - began:.0f} s", flush=True,
+            f"{downs} scale-downs, {rollouts} rollouts, {streams} streams, 0 cut, longest silence {longest:.1f} s, "
+            f"{time.monotonic() - began:.0f} s", flush=True,
         )  # fmt: skip
