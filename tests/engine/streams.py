@@ -189,6 +189,20 @@ def with_emptied(config: dict[str, Any], service: Any, *replicas: str) -> dict[s
     return out
 
 
+def pauses_of(service: Any, heard: list[Heard]) -> list[float]:
+    """Return the longest silence of each of these streams that went on in another engine, the shortest first."""
+    by_id = {i.removeprefix("chatcmpl-"): h for h in heard for i in h.ids}
+    return sorted(h.longest_s for rid, h in by_id.items() if service.log_line(rid)["resumed"])
+
+
+def in_words(pauses: list[float]) -> str:
+    """Return what a test prints of them."""
+    return (
+        f"{len(pauses)} streams went on elsewhere, longest silence p50 {pauses[len(pauses) // 2]:.2f} s, "
+        f"p95 {pauses[len(pauses) * 95 // 100]:.2f} s, longest {pauses[-1]:.2f} s"
+    )
+
+
 def share_of(heard: list[Heard], share: float) -> float:
     """Return a share of the characters that these streams said together."""
     return share * sum(len(text) for h in heard for text in h.said)

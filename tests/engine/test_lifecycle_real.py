@@ -22,6 +22,8 @@ from tests.engine.streams import (
     busiest,
     engines_of,
     hear,
+    in_words,
+    pauses_of,
     questions,
     share_of,
     whole,
@@ -84,16 +86,12 @@ def test_three_kills_in_a_row_cost_the_streams_a_pause_and_no_more(
         whole(heard)
         for got, want in zip(heard, undisturbed, strict=True):
             assert (got.said, got.finishes, got.usages) == (want.said, want.finishes, want.usages)
-        lines = [json.loads(line) for line in fleet.access_log.read_text().splitlines()][-STREAMS:]
-        assert any(entry["resumed"] for entry in lines), "nothing ran on what was killed: it shows nothing"
+        resumed = pauses_of(fleet, heard)
+        assert resumed, "nothing ran on what was killed: it shows nothing"
         fleet.wait_all_idle()
-        pauses += [h.longest_s for h in heard]
+        pauses += resumed
         fleet.wait_replicas(2, but=frozenset({victim}))
-    pauses.sort()
-    print(
-        f"kill -9 of {', '.join(killed)}: longest silence of a stream p50 {pauses[len(pauses) // 2]:.2f} s, "
-        f"p95 {pauses[len(pauses) * 95 // 100]:.2f} s"
-    )
+    print(f"kill -9 of {', '.join(killed)}: {in_words(sorted(pauses))}")
 
 
 def test_stop_strings_limits_and_whole_answers_survive_a_kill_and_what_cannot_is_told(fleet: Any) -> None:
