@@ -110,5 +110,5 @@ class Passages:
             return
         entry = call.entry
         entry.moved, entry.resumed = call.takeover.moves, call.takeover.times
-        if entry.resumed and given_up:
+        if (entry.resumed or entry.moved) and given_up:
             self._resumes.inc(tags={_MODEL: entry.model, _OUTCOME: entry.error or "failed"})
