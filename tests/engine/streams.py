@@ -191,7 +191,7 @@ def with_emptied(config: dict[str, Any], service: Any, *replicas: str) -> dict[s
 
 def pauses_of(service: Any, heard: list[Heard]) -> list[float]:
     """Return the longest silence of each of these streams that went on in another engine, the shortest first."""
-    by_id = {i.removeprefix("chatcmpl-"): h for h in heard for i in h.ids}
+    by_id = {i.removeprefix("chatcmpl-").split(".")[0]: h for h in heard for i in h.ids}
     return sorted(h.longest_s for rid, h in by_id.items() if service.log_line(rid)["resumed"])
 
 
