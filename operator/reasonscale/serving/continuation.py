@@ -139,14 +139,11 @@ class Continuation:
             self._again[channel] = before + length
             cut[channel] = max(0, min(length, self._sent.get(channel, 0) - before))
             new = new or cut[channel] < length
-        if new and not any(cut.values()):
-            return event
-        if not event.startswith("data: {"):
-            return event if new else None
-        data = json.loads(event[6:])
-        ends = bool(data.get("usage")) or any(c.get("finish_reason") for c in data.get("choices", []))
-        if not new and not ends:
+        if not new:
             return None
+        if not any(cut.values()):
+            return event
+        data = json.loads(event[6:])
         _trim(data, cut)
         return events.event_of(data)
 

@@ -11,7 +11,7 @@ from typing import Any
 OTHER, REASONING, ANSWER, COUNTS, ERROR = "other", "reasoning", "answer", "counts", "error"
 ALIVE = "alive"  # the engine has the request; sent at once, and while nothing else comes
 DONE = "data: [DONE]\n\n"
-C_ROLE, C_CHAIN, C_ANSWER = "role", "r", "c"
+C_ROLE, C_CHAIN, C_ANSWER, C_END, C_USAGE = "role", "r", "c", "end", "usage"  # what is no text counts as one character
 Said = tuple[tuple[str, int], ...]
 Piece = tuple[str, Any, list[int], Said]
 
@@ -50,8 +50,9 @@ def event_of(data: dict[str, Any]) -> str:
 
 def _said(choice: dict[str, Any], names: Sequence[str]) -> Said:
     """Return how many characters a choice says, by channel."""
+    end = [(C_END, 1)] if choice.get("finish_reason") else []
     if "text" in choice:
-        return ((C_ANSWER, len(choice["text"] or "")),)
+        return ((C_ANSWER, len(choice["text"] or "")), *end)
     delta = choice.get("delta") or {}
     out = [(C_ROLE, 1)] if delta.get("role") else []
     chain = next((delta[name] for name in names if delta.get(name)), None)
@@ -65,7 +66,7 @@ def _said(choice: dict[str, Any], names: Sequence[str]) -> Said:
             out.append((f"n{index}", 1))
         if function.get("arguments"):
             out.append((f"a{index}", len(function["arguments"])))
-    return tuple(out)
+    return (*out, *end)
 
 
 def rewrite_event(
@@ -92,7 +93,8 @@ def rewrite_event(
     kind = ANSWER if ANSWER in kinds else REASONING if REASONING in kinds else OTHER
     if hidden and kind == REASONING and not any(c.get("finish_reason") for c in choices) and not data.get("usage"):
         return (REASONING, "", ())
-    return (kind, event_of(data), _said(choices[0], names) if choices else ())
+    said = _said(choices[0], names) if choices else ((C_USAGE, 1),) if data.get("usage") else ()
+    return (kind, event_of(data), said)
 
 
 def rewrite_response(data: dict[str, Any], names: Sequence[str], hidden: bool, reasoning_tokens: int) -> dict[str, Any]:

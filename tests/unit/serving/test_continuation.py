@@ -15,6 +15,7 @@ from reasonscale.serving.continuation import Continuation, NotTheSame, packed, u
 from reasonscale.serving.events import Piece
 
 NAMES = ("reasoning", "reasoning_content")
+USAGE = '{"completion_tokens": 3}'
 
 
 def _event(delta: dict[str, Any], finish: str | None = None) -> tuple[str, str, events.Said]:
@@ -40,7 +41,10 @@ def stream(chain: str, answer: str, cuts: list[int], made: int = 0) -> list[Piec
         kind, text, said = _event(delta, "stop" if end == len(everything) else None)
         out.append((kind, text, [1000 + i for i in range(at, end) if i >= made], said))
         at = end
-    out.append((events.OTHER, events.DONE, [], ()))
+    kind, text, said = events.rewrite_event(
+        f'data: {{"id": "x", "created": 1, "choices": [], "usage": {USAGE}}}\n\n', NAMES, False, 0, 7
+    )
+    out += [(kind, text, [], said), (events.OTHER, events.DONE, [], ())]
     return out
 
 
@@ -49,7 +53,7 @@ class Client:
 
     def __init__(self) -> None:
         self.chain = self.answer = ""
-        self.roles = self.ends = self.dones = 0
+        self.roles = self.ends = self.usages = self.dones = 0
 
     def get(self, found: tuple[str, Any] | None) -> None:
         if found is None or not found[1]:
@@ -59,6 +63,9 @@ class Client:
             return
         data = json.loads(found[1][6:])
         assert data["created"] == 7
+        self.usages += "usage" in data
+        if not data["choices"]:
+            return
         delta = data["choices"][0]["delta"]
         assert delta.get("reasoning") == delta.get("reasoning_content")
         self.roles += "role" in delta
@@ -71,7 +78,7 @@ TEXT = st.text('abcdefgh \n"\\é漢😀', min_size=0, max_size=12)
 CUTS = st.lists(st.integers(1, 24), max_size=10)
 
 
-@given(TEXT, TEXT, st.lists(st.tuples(CUTS, st.integers(0, 14)), max_size=3), CUTS)
+@given(TEXT, TEXT, st.lists(st.tuples(CUTS, st.integers(0, 16)), max_size=3), CUTS)
 def test_each_character_comes_once_however_often_and_wherever_engines_are_lost(
     chain: str, answer: str, losses: list[tuple[list[int], int]], last: list[int]
 ) -> None:
@@ -80,14 +87,27 @@ def test_each_character_comes_once_however_often_and_wherever_engines_are_lost(
     kept, client = Continuation(None), Client()
     for cuts, lost_after in losses:
         pieces = stream(chain, answer, cuts, made=len(kept.kept))
-        for piece in pieces[: min(lost_after, len(pieces) - 2)]:  # never the end: then nothing is lost
+        for piece in pieces[: min(lost_after, len(pieces) - 1)]:  # never `[DONE]`: then nothing is lost
             client.get(kept.take(piece))
         kept.restart()
     for piece in stream(chain, answer, last, made=len(kept.kept)):
         client.get(kept.take(piece))
     assert (client.chain, client.answer) == (chain, answer)
-    assert (client.roles, client.ends, client.dones) == (1, 1, 1)
+    assert (client.roles, client.ends, client.usages, client.dones) == (1, 1, 1, 1)
     assert kept.ids == [1000 + i for i in range(len(chain + answer))]
+
+
+def test_an_engine_that_is_lost_after_the_end_was_told_tells_it_no_second_time() -> None:
+    for had in (1, 2):  # the end, and the usage behind it
+        kept, client = Continuation(None), Client()
+        pieces = stream("ab", "c", [1])
+        for piece in pieces[: len(pieces) - 3 + had]:
+            client.get(kept.take(piece))
+        assert (client.ends, client.usages) == (1, had - 1)
+        kept.restart()
+        for piece in stream("ab", "c", [2], made=3):
+            client.get(kept.take(piece))
+        assert (client.chain, client.answer, client.ends, client.usages, client.dones) == ("ab", "c", 1, 1, 1)
 
 
 def _call(index: int, name: str | None, arguments: str) -> dict[str, Any]:
