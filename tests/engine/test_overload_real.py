@@ -205,6 +205,7 @@ async def test_two_hundred_clients_that_go_away_are_gone_from_the_engine_within_
             await asyncio.sleep(3.0)  # until the last of the others has come to the gate
             there = await asyncio.to_thread(crowd.ledger)
             assert len(there["rows"]) == SEATS  # the others wait at the gate
+            assert not any(g.told_s for g in clients.got)
             before = sum(t["arrivals"] for t in there["totals"].values())
             for task in tasks:
                 task.cancel()

@@ -62,6 +62,7 @@ class Ticket:
     cost: float = 0.0  # expected; its class is charged so much when it goes
     charged: float = 0.0
     told: int = 0  # tokens made when last looked
+    head_s: float = 0.0  # until its first token; counts as its tokens come
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,13 +264,18 @@ class Gate:
         self._ticked_s = now
         if now >= self._frees_until_s:
             self._frees = None
-        counted = 0
+        counted, heads_s = 0, 0.0
         for ticket in self.running:
             if ticket.made is None:
                 continue
-            counted += ticket.seats
             made = ticket.made()
-            self._made_since += max(0, made - ticket.told)
+            new = max(0, made - ticket.told)
+            self._made_since += new
+            if ticket.told:
+                counted += ticket.seats
+            elif new and ticket.sent_s is not None:  # as a burst's prompts are read nothing is made, and no engine is slow
+                ticket.head_s = now - ticket.sent_s
+            heads_s += ticket.head_s * new / max(1.0, self.lengths.mean(ticket.cls, ticket.most))
             ticket.told = max(ticket.told, made)
             cost = ticket.told + PROMPT_COST * ticket.prompt_tokens
             if cost > ticket.charged:  # a chain that runs on is paid for as it runs, not at its end
@@ -279,7 +285,7 @@ class Gate:
         if passed > 0.0 and (counted or self._made_since):
             keep = 0.5 ** (passed / SPEED_KEEP_S)
             tokens, seconds = self._speed or (0.0, 0.0)
-            self._speed = (tokens * keep + self._made_since, seconds * keep + counted * passed)
+            self._speed = (tokens * keep + self._made_since, seconds * keep + counted * passed + heads_s)
         self._made_since = 0
         self.lengths.learn((t.cls, t.told / t.seats) for t in self.running)
         used = sum(self._used_by.values())

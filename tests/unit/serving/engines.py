@@ -36,10 +36,12 @@ class Asked:
 
 
 class World:
-    """Gates of one or several ingresses before replicas of so many seats, each running request at so many tokens/s."""
+    """Gates of one or several ingresses before replicas of so many seats, each running request at so many tokens/s after its prefill."""
 
-    def __init__(self, rules: Rules, replicas: int = 2, speed: float = 20.0, gates: int = 1) -> None:
-        self.now, self.speed, self.rules = 0.0, speed, rules
+    def __init__(
+        self, rules: Rules, replicas: int = 2, speed: float = 20.0, gates: int = 1, prefill_s: float = 0.0
+    ) -> None:
+        self.now, self.speed, self.rules, self.prefill_s = 0.0, speed, rules, prefill_s
         self.gates = [Gate(rules) for _ in range(gates)]
         self.seats = replicas * rules.seats
         self.running: dict[Asked, int] = {}  # -> its gate
@@ -85,8 +87,9 @@ class World:
 
     def _run_one(self, asked: Asked, started: float) -> None:
         assert asked.ticket is not None
-        asked.ticket.made = lambda: min(asked.tokens, int((self.now - started) * self.speed))
-        self.at(started + asked.tokens / self.speed, lambda: self._end(asked))
+        begun = started + self.prefill_s
+        asked.ticket.made = lambda: min(asked.tokens, max(0, int((self.now - begun) * self.speed)))
+        self.at(begun + asked.tokens / self.speed, lambda: self._end(asked))
 
     def _end(self, asked: Asked) -> None:
         asked.done_s = self.now

@@ -134,6 +134,28 @@ def test_after_a_burst_from_idleness_the_time_told_is_the_time_that_it_takes() -
     assert max(a.done_s or 1e9 for a in world.asked) < 60.0
 
 
+@pytest.mark.parametrize("after_s", [0.3, 0.8, 1.5])
+def test_while_the_first_prompts_of_a_burst_are_being_read_nobody_is_told_that_engines_are_slow(after_s: float) -> None:
+    """Engines that have made nothing yet are not slow: 64 seats at 6.7 tokens/s, whose first tokens take a second."""
+    rules = Rules(seats=64, max_queue_s=600.0, tpot_s=0.05, expected={"a": 500.0})
+    world = World(rules, replicas=1, speed=1 / 0.15, prefill_s=1.0)
+    for _ in range(64):
+        world.ask("a", 500)
+    world.run(after_s)
+    asked = [world.ask("a", 500) for _ in range(136)]
+    assert not any(a.refused for a in asked)
+
+
+def test_short_answers_to_long_prompts_are_forecast_with_the_time_that_their_prompts_take() -> None:
+    """Five seconds of tokens behind three of prefill: what is counted is what eight seconds bring."""
+    world = World(RULES, prefill_s=3.0)
+    world.poisson("a", 3.0 * world.seats / 8.0, MEAN, 0.0, 120.0, random.Random(1), back=True)
+    world.run(120.0)
+    returned = [a for a in world.asked if a.tries > 1]
+    assert sum(len(a.refused) == 1 for a in returned) >= 0.8 * len(returned) > 100
+    assert high([a.waited_s for a in world.asked if a.sent_s is not None]) <= 1.3 * RULES.max_queue_s
+
+
 def test_a_flood_that_never_comes_back_leaves_no_seat_empty_for_those_who_come_after() -> None:
     world = World(RULES)
     load(world, 10.0, 10.0)
