@@ -273,7 +273,8 @@ class Gate:
             self._made_since += new
             if ticket.told:
                 counted += ticket.seats
-            elif new and ticket.sent_s is not None:  # as a burst's prompts are read nothing is made, and no engine is slow
+            elif new and ticket.sent_s is not None:
+                # While a burst's prompts are read nothing is made, and no engine is slow.
                 ticket.head_s = now - ticket.sent_s
             heads_s += ticket.head_s * new / max(1.0, self.lengths.mean(ticket.cls, ticket.most))
             ticket.told = max(ticket.told, made)
