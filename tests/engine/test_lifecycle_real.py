@@ -137,6 +137,7 @@ def test_stop_strings_limits_and_whole_answers_survive_a_kill_and_what_cannot_is
         assert [e["code"] for e in h.errors] == ["engine_lost"]
         assert "logprobs" in h.errors[0]["message"]
     fleet.wait_replicas(2, but=frozenset({victim}))
+    fleet.wait_all_idle()
 
 
 def test_a_prompt_that_kills_its_engine_kills_two_at_most_and_everyone_elses_stream_goes_on(
@@ -154,6 +155,7 @@ def test_a_prompt_that_kills_its_engine_kills_two_at_most_and_everyone_elses_str
     assert [h.said for h in heard] == [h.said for h in undisturbed]
     fleet.wait_replicas(2)
     assert len(before - set(fleet.pids())) <= 2
+    fleet.wait_all_idle()
 
 
 @pytest.mark.soak
@@ -174,6 +176,7 @@ def test_a_stopped_replicas_streams_go_on_elsewhere(fleet: Any, undisturbed: lis
             os.kill(pid, signal.SIGKILL)
     fleet.settings(hang_s=60.0)
     fleet.wait_replicas(2, but=frozenset({victim}))
+    fleet.wait_all_idle()
 
 
 def test_three_become_one_under_running_streams_in_the_time_that_was_forecast_and_none_is_cut(

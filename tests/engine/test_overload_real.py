@@ -303,6 +303,7 @@ def test_an_answer_that_comes_at_once_outlasts_every_timeout_below_it(crowd: Any
     assert answer.status_code == 200, answer.text
     assert answer.json()["usage"]["completion_tokens"] == 160
     assert took > 20.0
+    crowd.wait_idle()
 
 
 @pytest.mark.soak
@@ -337,6 +338,7 @@ async def test_what_waits_goes_to_a_replica_that_has_just_come(crowd: Any) -> No
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.to_thread(crowd.wait_all_idle)
 
 
 async def _scale(api: Any, crowd: Any, replicas: int) -> None:
