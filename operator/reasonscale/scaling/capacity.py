@@ -15,7 +15,9 @@ TPOT_HALF_LIFE_S = 20.0
 AIM = 0.90
 PREFILL_BUSY = 0.7  # of the time, with prompts: beyond it they queue for longer than they take
 LEAST_STEPS = 5.0  # of a replica in one tick
-FRESH_S = 15.0  # an engine compiles at first use: the first on a new H200 took 25 and 16 ms a step in its first looks, then 6
+FRESH_S = (
+    15.0  # an engine compiles at first use: the first on a new H200 took 25 and 16 ms a step in its first looks, then 6
+)
 NOISE = 0.1  # relative, of the mean step time over one tick
 GAIN = 4.0  # 1 / variance of the factor by which a profile's whole curve may be off: half as much again
 
