@@ -168,6 +168,15 @@ def behind_our_router(name: str, policy: str, params: dict[str, Any], data: str)
     return {"trace": name, "variant": label, "params": params} | {k: found[k] for k in KEYS}
 
 
+def added(results: Path, new: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """Return what the file holds, with these traces in place of what it had of them; in the order of `TRACES`."""
+    before = json.loads(results.read_text()) if results.exists() else {}
+    names = {row["trace"] for row in new["runs"]}
+    kept = {k: [row for row in before.get(k, []) if row["trace"] not in names] for k in new}
+    place = {name: i for i, name in enumerate(TRACES)}
+    return {k: sorted(kept[k] + new[k], key=lambda row: place.get(row["trace"], len(place))) for k in new}
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as Markdown: variants down, traces across."""
     names = list(dict.fromkeys(r["trace"] for r in rows))
@@ -193,8 +202,9 @@ def main() -> int:
             rows.append(one(name, variant, args.data))
             print(rows[-1], file=sys.stderr, flush=True)
     others = [behind_our_router(t, p, params, args.data) for t in args.traces.split(",") for p, params in OTHERS]
-    command = f"python -m bench.ablations --traces {args.traces}"
-    OUT.write_text(json.dumps({"header": header(command), "runs": rows, "behind_our_router": others}, indent=1) + "\n")
+    report = added(OUT, {"runs": rows, "behind_our_router": others})
+    command = f"python -m bench.ablations --traces {','.join(dict.fromkeys(r['trace'] for r in report['runs']))}"
+    OUT.write_text(json.dumps({"header": header(command), **report}, indent=1) + "\n")
     print(table(rows), table(others), sep="\n\n")
     return 0
 

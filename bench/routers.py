@@ -28,18 +28,18 @@ from reasonscale.local.ray_node import free_port, start_ray
 from reasonscale.local.serve_api import ServeApi
 from reasonscale.profiles.library import load as load_profile
 from reasonscale.scaling.victims import Standing, victims
-from reasonscale.serving.application import ROUTER
 from reasonscale.serving.config import app_name, deployment_name, serve_app, serve_config
-from reasonscale.simulator import policies
+from reasonscale.simulator import policies, traces
 from reasonscale.simulator.run import Options, Outcome, run, setting_of
 from reasonscale.simulator.workload import Workload
 
 OUT = Path("bench/results")
 PROFILE = "qwen2-32b-h200"
 TRACES = ("cot-shift", "rag", "agents", "math-heavy")
+OURS = "reasonscale.serving.router:ExpectedWork"  # `serving.application.ROUTER`, whose module imports all of Ray
 SIMULATED = ("expected-load", "two-choices", "least-kv")
 REAL = {
-    "expected work (ours)": ROUTER,
+    "expected work (ours)": OURS,
     "power of two (Ray)": "ray.serve._private.request_router.pow_2_router:PowerOfTwoChoicesRequestRouter",
     "prefix-aware (Ray)": "ray.serve.llm.request_router:PrefixCacheAffinityRouter",
 }
@@ -62,10 +62,10 @@ def _played(work: Workload, profile: Any, router: str, policy: str) -> tuple[dic
     return row, found
 
 
-def simulated(traces: list[str]) -> dict[str, Any]:
+def simulated(names: list[str]) -> dict[str, Any]:
     """Return each trace under each router: with the product's decision, and with as many replicas at all times."""
     profile, rows = load_profile(PROFILE), []
-    for name in traces:
+    for name in names:
         work, replicas = traces.load(name, seed=1), 0
         for router in SIMULATED:
             row, found = _played(work, profile, router, "reasonscale")
@@ -134,7 +134,7 @@ async def _measure(router: str, pace_ms: float, requests: int, rate: float, repl
     try:
         config = serve_app([resolved], {resolved.name: replicas}, local=True, env=pace(pace_ms))
         config["args"]["models"][0]["router"] = router
-        if router != ROUTER:
+        if router != OURS:
             # Ray's routers have no gate before them, and tell ours of no replica: all goes to an engine as it comes.
             config["deployments"][-1]["user_config"]["models"][resolved.served_name]["seats"] = 10_000
         await api.put(serve_config(config, host="127.0.0.1", port=port))

@@ -262,7 +262,7 @@ def _speed(
 
 
 def _traced(trace: str, profile: Any, resolved: Any, cold_start: float, seed: int, out: Console) -> dict[str, Any]:
-    from reasonscale.simulator import bounds, policies, run, traces
+    from reasonscale.simulator import policies, run, traces
 
     work = traces.load(trace, seed=seed)
     options = _options(
@@ -274,7 +274,8 @@ def _traced(trace: str, profile: Any, resolved: Any, cold_start: float, seed: in
         f" a start takes {cold_start:g} s"
     )
     rows: dict[str, Any] = {}
-    number, peak = bounds.static_peak(work, profile, options, resolved.attainment)
+    options = replace(options, first_replicas=run.first_replicas(work, profile, options))
+    number, peak = run.static_peak(work, profile, options, resolved.attainment)
     found = {f"static {number}": peak}
     for name in ("reasonscale", *RIVALS):
         found[name] = run.run(work, profile, policies.make(name, run.setting_of(work, profile, options)), options)

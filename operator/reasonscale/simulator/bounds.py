@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,8 @@ import numpy as np
 from reasonscale.profiles.prior import plane_of
 from reasonscale.profiles.profile import Profile
 from reasonscale.simulator.engine import Floats, Ints
-from reasonscale.simulator.policies.base import Policy, Setting, Static, View
-from reasonscale.simulator.run import Options, Outcome, run, setting_of
+from reasonscale.simulator.policies.base import Policy, Setting, View
+from reasonscale.simulator.run import Options, Outcome, first_replicas, run, setting_of
 from reasonscale.simulator.tables import tables_of, too_long
 from reasonscale.simulator.workload import NOBODY, Workload
 
@@ -209,6 +210,7 @@ def _cheapest(
 ) -> Outcome:  # fmt: skip
     """Return the cheapest run that meets `aim`: a search over the factor of the need and how long it is held."""
     runs: list[Outcome] = []
+    options = replace(options, first_replicas=first_replicas(work, profile, options))
     setting = setting_of(work, profile, options)
 
     def meets(factor: float, hold_s: float) -> bool:
@@ -230,28 +232,6 @@ def _cheapest(
             low, high = (low, middle) if meets(middle, hold_s) else (middle, high)
     good = [found for found in runs if found.attainment >= aim]
     return min(good, key=lambda found: found.gpu_hours) if good else max(runs, key=lambda found: found.attainment)
-
-
-def static_peak(work: Workload, profile: Profile, options: Options, aim: float = 0.99) -> tuple[int, Outcome]:
-    """Return the smallest constant number of replicas that meets `aim` over the whole trace, and its run.
-
-    Where even `max_replicas` does not, that number.
-    """
-    runs: dict[int, Outcome] = {}
-    setting = setting_of(work, profile, options)
-
-    def at(n: int) -> Outcome:
-        if n not in runs:
-            runs[n] = run(work, profile, Static(setting, {"replicas": n}), options)
-        return runs[n]
-
-    low, high = options.min_replicas - 1, min(options.max_replicas, max(options.min_replicas, 8))
-    while high < options.max_replicas and at(high).attainment < aim:
-        low, high = high, min(options.max_replicas, 2 * high)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if at(middle).attainment >= aim else (middle, high)
-    return high, at(high)
 
 
 def bound_json(work: Workload, profile: Profile, options: Options) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any, Final
 
@@ -15,11 +15,13 @@ from reasonscale.profiles.profile import Profile
 from reasonscale.scaling.types import Objectives
 from reasonscale.simulator.cluster import Cluster
 from reasonscale.simulator.engine import Floats
-from reasonscale.simulator.policies.base import Policy, Setting, View
+from reasonscale.simulator.policies.base import Policy, Setting, Static, View
 from reasonscale.simulator.tables import too_long
-from reasonscale.simulator.workload import NOBODY, Workload
+from reasonscale.simulator.workload import NOBODY, Workload, between
 
 START_AIM: Final = 0.78  # of the objective for time per token, for the number that every policy begins with
+START_MET: Final = 0.99  # of its requests within every objective, for the same
+START_WINDOW_S: Final = 600.0
 LAG_S: Final = 1.0  # from the scrape to where a policy can read it
 MOST_AFTER_S: Final = 3600.0  # after the last arrival; what runs then is cut and counts as missed
 COLD_SPREAD: Final = 0.1  # standard deviation of a start, as a share of its mean
@@ -134,20 +136,36 @@ def _quantiles(values: Floats) -> dict[str, float | None]:
     return {f"p{q}": round(float(np.quantile(known, q / 100)), 4) for q in (50, 95, 99)}
 
 
-def first_replicas(work: Workload, profile: Profile, options: Options, window_s: float = 600.0) -> int:
-    """Return the number that every policy begins with: what the first ten minutes need at a steady rate.
+def first_replicas(work: Workload, profile: Profile, options: Options) -> int:
+    """Return the number that every policy begins with: what the first ten minutes need, whoever scales later.
 
-    From n = (b B + c K + tau rho) / (tau - a), tau a little under the objective; never fewer than minReplicas.
+    That is what they need at a steady rate, or more where a constant number misses objectives with it when they are played: on
+    prompts of 8k to 64k tokens the rate alone says 7, and 15 are needed, since one prompt slows all who decode beside it.
     """
     if options.first_replicas is not None:
         return options.first_replicas
+    steady = _steady(work, profile, options)
+    if not ((work.arrival_s >= 0.0) & (work.arrival_s < START_WINDOW_S)).any():
+        return steady
+    alone = replace(options, router="expected-load", min_replicas=max(1, steady), asleep=0, scrape_s=60.0)
+    if alone.min_replicas >= options.max_replicas:
+        return steady
+    played, found = static_peak(between(work, 0.0, START_WINDOW_S), profile, alone, START_MET)
+    return played if found.attainment >= START_MET else steady  # where no number will do, many are no start either
+
+
+def _steady(work: Workload, profile: Profile, options: Options) -> int:
+    """Return what the first ten minutes need at a steady rate.
+
+    From n = (b B + c K + tau rho) / (tau - a), tau a little under the objective; never fewer than minReplicas.
+    """
     step, tau = plane_of(profile), START_AIM * options.objectives.tpot_s
-    rows = (work.arrival_s >= 0.0) & (work.arrival_s < window_s)
+    rows = (work.arrival_s >= 0.0) & (work.arrival_s < START_WINDOW_S)
     output, prompt = work.output_tokens[rows].astype(np.float64), work.prompt_tokens[rows].astype(np.float64)
     tau = max(tau, 1.3 * step.a)
-    inflight = float(output.sum()) * tau / window_s
-    kv = float((output * (prompt + output / 2.0)).sum()) * tau / window_s
-    rho = float(prompt.sum()) * step.d / window_s
+    inflight = float(output.sum()) * tau / START_WINDOW_S
+    kv = float((output * (prompt + output / 2.0)).sum()) * tau / START_WINDOW_S
+    rho = float(prompt.sum()) * step.d / START_WINDOW_S
     seats = options.max_num_seqs or profile.max_num_seqs
     need = max(
         (step.b * inflight + step.c * kv + tau * rho) / (tau - step.a), kv / (0.9 * profile.kv_tokens), inflight / seats
@@ -234,6 +252,28 @@ def run(
                 cluster.scale(wanted)
     cluster.close()
     return _outcome(work, profile, policy, options, cluster, fleet, peak, time.perf_counter() - began)
+
+
+def static_peak(work: Workload, profile: Profile, options: Options, aim: float = 0.99) -> tuple[int, Outcome]:
+    """Return the smallest constant number of replicas that meets `aim` over the whole trace, and its run.
+
+    Where even `max_replicas` does not, that number.
+    """
+    runs: dict[int, Outcome] = {}
+    setting = setting_of(work, profile, options)
+
+    def at(n: int) -> Outcome:
+        if n not in runs:
+            runs[n] = run(work, profile, Static(setting, {"replicas": n}), options)
+        return runs[n]
+
+    low, high = options.min_replicas - 1, min(options.max_replicas, max(options.min_replicas, 8))
+    while high < options.max_replicas and at(high).attainment < aim:
+        low, high = high, min(options.max_replicas, 2 * high)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if at(middle).attainment >= aim else (middle, high)
+    return high, at(high)
 
 
 def _outcome(

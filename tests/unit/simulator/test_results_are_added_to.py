@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from bench import autoscalers
+from bench import ablations, autoscalers
 
 JOB = ("rag", "hpa", "{}", 120.0, 1, "")
 
@@ -68,3 +68,15 @@ def test_a_rival_that_is_tuned_otherwise_now_is_left_out(tmp_path):
     autoscalers.added(results, [_row("rag", "hpa", {"target": 4}, 1.0)], {"hpa": {"target": 4}}, "full")
     held = autoscalers.added(results, [_row("rag", "hpa", {"target": 8}, 2.0)], {"hpa": {"target": 8}}, "full")
     assert [r["params"] for r in held] == [{"target": 8}]
+
+
+def test_ablations_of_one_trace_leave_those_of_the_others(tmp_path):
+    results = tmp_path / "ablations.json"
+    before = {"runs": [_variant("rag", 1.0), _variant("agents", 2.0)], "behind_our_router": [_variant("rag", 4.0)]}
+    results.write_text(json.dumps(before))
+    held = ablations.added(results, {"runs": [_variant("rag", 3.0)], "behind_our_router": []})
+    assert held == {"runs": [_variant("rag", 3.0), _variant("agents", 2.0)], "behind_our_router": []}
+
+
+def _variant(trace, hours):
+    return {"trace": trace, "variant": "ours", "gpu_hours": hours}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 
 import pytest
-from bench import ablations, autoscalers, hour
+from bench import ablations, autoscalers, hour, routers
+
+from reasonscale.simulator import traces, workload
 
 
 @pytest.mark.parametrize(
@@ -30,3 +32,11 @@ def test_a_trace_is_there_where_each_of_its_folders_is(tmp_path):
     assert autoscalers.absent(names, str(tmp_path)) == ["azure-r1"]
     (tmp_path / "traces" / "azure2023").mkdir()
     assert autoscalers.absent(names, str(tmp_path)) == []
+
+
+def test_each_trace_is_played_under_each_router(monkeypatch):
+    short = workload.between(traces.load("agents"), 0.0, 120.0)
+    monkeypatch.setattr(traces, "load", lambda name, seed: short)
+    rows = routers.simulated(["agents"])["rows"]
+    assert [row["router"] for row in rows] == [*routers.SIMULATED, *routers.SIMULATED]
+    assert len({row["fleet"] for row in rows}) == 2
