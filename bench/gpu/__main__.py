@@ -49,9 +49,9 @@ class Bench:
 
         head["ray"] = ray.__version__
         if not self.rehearse:
-            from reasonscale.serving.gpus import gpus
+            from reasonscale.serving.gpus import visible
 
-            gpu = gpus()[0]
+            gpu = visible()[0]
             head |= {"gpu": gpu.name, "driver": gpu.driver, "cuda": str(torch.version.cuda)}
         return head
 

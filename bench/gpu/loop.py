@@ -27,7 +27,7 @@ from bench.gpu import shapes
 from bench.gpu.client import Seen, body, play
 
 from reasonscale.local.ray_node import free_port
-from reasonscale.serving.gpus import GIB, NoGpuError, gpus
+from reasonscale.serving.gpus import GIB, NoGpuError, visible
 
 CONTEXT, SEED = 8192, 7
 CALM_S = 100.0
@@ -145,8 +145,7 @@ class Watch:
 
 def used() -> list[float]:
     """Return what is in use of each GPU's memory that this process may use, in GiB."""
-    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return [round((g.total - g.free) / GIB, 3) for g in gpus() if shown is None or str(g.index) in shown.split(",")]
+    return [round((g.total - g.free) / GIB, 3) for g in visible()]
 
 
 def engines() -> list[int]:

@@ -11,7 +11,7 @@ def measure(folder: Path) -> dict[str, Any]:
     """Return seconds of three sleeps and wakes, to the first token, and what of the GPU is held meanwhile."""
     from vllm import LLM, SamplingParams
 
-    from reasonscale.serving.gpus import GIB, gpus
+    from reasonscale.serving.gpus import GIB, visible
 
     llm = LLM(
         model=str(folder), load_format="dummy", skip_tokenizer_init=True, enable_sleep_mode=True, max_model_len=8192,
@@ -26,12 +26,12 @@ def measure(folder: Path) -> dict[str, Any]:
         )
 
     before, rounds = tokens(params.max_tokens or 8), []
-    awake = gpus()[0].free
+    awake = visible()[0].free
     for _ in range(3):
         began = time.perf_counter()
         llm.sleep(level=1)
         slept = time.perf_counter()
-        asleep = gpus()[0].free
+        asleep = visible()[0].free
         woken_from = time.perf_counter()
         llm.wake_up()
         woken = time.perf_counter()

@@ -91,10 +91,12 @@ def named(name: str, found: Sequence[Gpu]) -> Gpu | None:
 
 
 def visible(run: Run = _smi, names: str | None = None) -> list[Gpu]:
-    """Return the GPUs that CUDA_VISIBLE_DEVICES leaves, all where it is not set; NoGpuError where one is divided (MIG)."""
+    """Return the GPUs that CUDA_VISIBLE_DEVICES leaves, all where it is not set; NoGpuError where it is empty or one is divided (MIG)."""
     found = gpus(run)
     names = os.environ.get(VISIBLE_ENV) if names is None else names
-    chosen = [named(name.strip(), found) for name in (names.split(",") if names else [str(g.index) for g in found])]
+    if names is not None and not names.strip():
+        raise NoGpuError(f"no GPU here: {VISIBLE_ENV} is empty, which hides all {len(found)}; unset it, or name some")
+    chosen = [named(n.strip(), found) for n in ([str(g.index) for g in found] if names is None else names.split(","))]
     if None in chosen:
         raise NoGpuError(DIVIDED)
     return [gpu for gpu in chosen if gpu is not None]

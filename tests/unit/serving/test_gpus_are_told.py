@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from bench.gpu.loop import used
 
 from reasonscale.serving import gpus as g
 from reasonscale.serving import place
@@ -80,6 +81,21 @@ def test_all_are_visible_where_none_is_named(monkeypatch: pytest.MonkeyPatch) ->
     assert [x.index for x in g.visible(lambda args: TWO)] == [0, 1]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-97b3d0")
     assert [x.index for x in g.visible(lambda args: TWO)] == [1]
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+def test_none_is_visible_where_the_variable_is_empty_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, empty: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", empty)
+    with pytest.raises(g.NoGpuError, match="CUDA_VISIBLE_DEVICES is empty, which hides all 2; unset it"):
+        g.visible(lambda args: TWO)
+
+
+def test_the_bench_reads_the_memory_of_gpus_that_are_named_by_uuid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-97b3d0")
+    monkeypatch.setattr(g, "gpus", lambda run: LISTS(lambda args: TWO))
+    assert used() == [pytest.approx((81559 - 500) / 1024, abs=1e-3)]
 
 
 @pytest.mark.parametrize(("name", "which"), [("7", "none"), ("GPU-x", "none"), ("GPU-", "several")])
