@@ -19,12 +19,14 @@ def register() -> None:
         from vllm.v1.sample.thinking_budget_state import ThinkingBudgetStateHolder as Holder
     except ImportError:  # another vLLM: nothing to mend
         return
-    if getattr(Holder, "_reasonscale_scan", False):
+    plain = getattr(Holder, "_update_think_state", None)
+    if plain is None or getattr(Holder, "_reasonscale_scan", False):
         return
-    plain = Holder._update_think_state
 
     def update(self: Any, state: dict[str, Any]) -> None:
         plain(self, state)
+        if "scan_offset" not in state:  # a vLLM that keeps no place to go on from
+            return
         seen = len(state["output_tok_ids"]) - unread(self)
         if seen > state["scan_offset"] and -1 in (state["start_thinking"], state["end_thinking"]):
             state["scan_offset"] = seen

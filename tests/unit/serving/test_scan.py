@@ -101,3 +101,18 @@ def test_a_chain_is_read_once(both: tuple[Update, Update], monkeypatch: pytest.M
 
     assert tokens_read(wrapped, 2000) < 10 * 2000
     assert tokens_read(plain, 2000) > 500 * 2000, "vLLM mends this itself by now: serving/scan.py can go"
+
+
+@pytest.mark.parametrize("names", [("update_state",), ("_update_think_state",)])
+def test_a_vllm_that_keeps_its_state_otherwise_is_left_to_itself(
+    monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]
+) -> None:
+    called = []
+    other = type("Other", (), {name: lambda self, state: called.append(state) for name in names})
+    monkeypatch.setattr("vllm.v1.sample.thinking_budget_state.ThinkingBudgetStateHolder", other)
+    scan.register()
+    state = {"output_tok_ids": [WORD] * 9, "start_thinking": 0, "end_thinking": -1}
+    kept: Any = other()
+    kept.think_start_token_ids, kept.think_end_token_ids, kept.num_spec_tokens = [1], [2], 0
+    getattr(kept, names[0])(dict(state))
+    assert called == [state]
