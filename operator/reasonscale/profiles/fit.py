@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from reasonscale.profiles.profile import BadProfile, Profile
+from reasonscale.profiles.profile import BadProfile, Profile, checked
 
 NOISE = 0.15  # a time may be so much below that of a smaller load before it is taken for a wrong file
 
@@ -133,7 +133,11 @@ def fit(data: dict[str, Any], *, name: str, where: str = "measurements") -> Prof
         _rows(data, "prefill", 2, where), read["max_num_batched_tokens"], decode[0][1], where
     )
     start = data.get("engine_start_s")
-    return Profile(
+    if start is not None and (
+        isinstance(start, bool) or not isinstance(start, int | float) or not 0.0 < start < np.inf
+    ):
+        raise BadProfile(f"{where}: engine_start_s was {said(start)}; it must be a number greater than 0, or absent")
+    made = Profile(
         name=name,
         model=str(data.get("model", name)),
         kv_tokens=read["kv_tokens"],
@@ -145,5 +149,6 @@ def fit(data: dict[str, Any], *, name: str, where: str = "measurements") -> Prof
         prefill=prefill,
         prefill_overhead_ms=overhead,
         attention_ms_per_pair=pair,
-        start_s=float(start) if isinstance(start, int | float) else None,
+        start_s=None if start is None else float(start),
     )
+    return checked(made, where)

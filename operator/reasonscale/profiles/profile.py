@@ -69,18 +69,34 @@ def read(path: Path) -> Profile:
     try:
         data["decode"] = tuple((int(n), float(ms), float(slope)) for n, ms, slope in data["decode"])
         data["prefill"] = tuple((int(n), float(ms)) for n, ms in data["prefill"])
-        return _checked(Profile(**data), str(path))
+        return checked(Profile(**data), str(path))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, BadProfile):
             raise
         raise BadProfile(f"{path}: is not as `reasonscale profile fit` writes it: {error}") from None
 
 
-def _checked(profile: Profile, where: str) -> Profile:
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def checked(profile: Profile, where: str) -> Profile:
+    """Return the profile; BadProfile where a field can't be right."""
+    for field in ("name", "model"):
+        value = getattr(profile, field)
+        if not isinstance(value, str) or not value:
+            raise BadProfile(f"{where}: {field} was {value!r}; it must be a text")
     for field in ("kv_tokens", "block_tokens", "max_num_seqs", "max_num_batched_tokens", "gpus_per_replica"):
         value = getattr(profile, field)
         if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
             raise BadProfile(f"{where}: {field} was {value!r}; it must be a whole number greater than 0")
+    if profile.block_tokens > profile.kv_tokens:
+        raise BadProfile(
+            f"{where}: block_tokens was {profile.block_tokens}; it must not be more than kv_tokens, {profile.kv_tokens}"
+        )
+    start = profile.start_s
+    if start is not None and not (_is_number(start) and isfinite(start) and start > 0.0):
+        raise BadProfile(f"{where}: start_s was {start!r}; it must be a number greater than 0, or absent")
     numbers = [profile.prefill_overhead_ms, profile.attention_ms_per_pair]
     if not all(isfinite(x) for x in [*numbers, *chain(*profile.decode), *chain(*profile.prefill)]):
         raise BadProfile(f"{where}: holds a number that is none, such as NaN or Infinity")

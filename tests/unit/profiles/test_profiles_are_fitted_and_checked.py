@@ -112,6 +112,13 @@ def broken(field: str, value: Any) -> dict[str, Any]:
         (broken("prefill", [[128, 90], [2048, 60]]), "more work never takes less"),
         (broken("kv_tokens", 0), "kv_tokens was 0"),
         (broken("kv_tokens", "much"), "kv_tokens was 'much'"),
+        (broken("engine_start_s", float("nan")), "engine_start_s was nan; it must be a number greater than 0"),
+        (broken("engine_start_s", "soon"), "engine_start_s was 'soon'"),
+        # What `read` would refuse is not written: the lines through both contexts fall below 0 at an empty cache.
+        (
+            broken("sweep", [[b, c, b * c / 50 - 4 + b / 4] for b in (1, 8) for c in (256, 4096)]),
+            "decode must be greater",
+        ),
     ],
 )
 def test_what_is_wrong_with_measurements_is_named(data: dict[str, Any], words: str) -> None:
@@ -127,6 +134,11 @@ def test_what_is_wrong_with_measurements_is_named(data: dict[str, Any], words: s
         ({"prefill": [[8, 20.0], [16, 19.0]]}, "never fall"),
         ({"kv_tokens": -1}, "kv_tokens was -1"),
         ({"unheard": 1}, "is not as"),
+        ({"name": 5}, "name was 5; it must be a text"),
+        ({"model": ["x"]}, r"model was \['x'\]; it must be a text"),
+        ({"start_s": "soon"}, "start_s was 'soon'; it must be a number greater than 0"),
+        ({"start_s": float("nan")}, "start_s was nan"),
+        ({"block_tokens": 100_001}, "block_tokens was 100001; it must not be more than kv_tokens, 100000"),
     ],
 )
 def test_what_is_wrong_with_a_profile_is_named(tmp_path: Path, change: dict[str, Any], words: str) -> None:
