@@ -19,6 +19,7 @@ FRESH_S = (
     15.0  # an engine compiles at first use: the first on a new H200 took 25 and 16 ms a step in its first looks, then 6
 )
 NOISE = 0.1  # relative, of the mean step time over one tick
+MOST_SHARE = 4.0  # of b, that a profile's bend is tied to it by: 1.0 to 1.7 in those measured
 GAIN = 4.0  # 1 / variance of the factor by which a profile's whole curve may be off: half as much again
 
 
@@ -95,13 +96,16 @@ def _prior(policy: Policy) -> tuple[tuple[float, ...], tuple[float, ...], float]
     """Return a, b, c, d to start from and how far each may plausibly be off, and the bend as a share of b.
 
     Last among them is what the bend has beyond that share, none: another GPU's curve is higher or steeper, and it bends
-    where its profile's does until more than that has been seen.
+    where its profile's does until more than that has been seen. Only of a profile that is all but flat below the bend it
+    has something: times so large a share, b's least correction would make the bend anything.
     """
     if policy.step_time is not None:
         a, b, c, d = policy.step_time.a, policy.step_time.b, policy.step_time.c, policy.step_time.d
         spread_b = b + 1e-7
-        share = policy.step_time.bend / b if b > 0.0 else 0.0
-        return (a, b, c, d, 0.0), (0.5 * a + 1e-5, spread_b, c + 1e-11, d + 1e-8, b + spread_b), share
+        bend = policy.step_time.bend
+        share = min(bend / b, MOST_SHARE) if b > 0.0 else 0.0
+        more = max(0.0, bend - share * b)
+        return (a, b, c, d, more), (0.5 * a + 1e-5, spread_b, c + 1e-11, d + 1e-8, b + spread_b + more), share
     tpot, seqs = policy.objectives.tpot_s, policy.max_num_seqs
     kv = policy.kv_capacity_tokens or 1e5
     spread_d = 4.0 * tpot / policy.max_num_batched_tokens
@@ -118,14 +122,14 @@ def fit(memory: Steps, policy: Policy) -> StepTime:
         return _step_time(_fitted(memory, policy, prior, spread, share, TERMS - 1), share)
     found = _fitted(memory, policy, prior, spread, share, TERMS)
     if share * found[1] + found[-1] < 0.0:  # steps that rise more slowly beyond: the best plane, not this one cut off
-        return _step_time(_fitted(memory, policy, prior, spread, 0.0, TERMS - 1), 0.0)
+        return _step_time([*_fitted(memory, policy, prior, spread, 0.0, TERMS - 1)[:-1], 0.0], 0.0)
     return _step_time(found, share)
 
 
 def _fitted(
     memory: Steps, policy: Policy, prior: Sequence[float], spread: Sequence[float], share: float, terms: int
 ) -> list[float]:
-    """Return a, b, c, d and what the bend has beyond its share of b, which is none with `terms` of all but the last."""
+    """Return a, b, c, d and what the bend has beyond its share of b, which is the prior's with `terms` of all but the last."""
     m = [[0.0] * terms for _ in range(terms)]
     at = 0
     for i in range(terms):

@@ -96,6 +96,17 @@ def test_a_faster_gpu_bends_where_the_profile_does_before_anybody_has_seen_it():
     assert seconds(replace(found, bend=0.0), 220.0) < 0.85 * seconds(BENT, 220.0)
 
 
+@pytest.mark.parametrize("b", [0.0, 7e-21, 1e-9, 1e-6])
+def test_a_profile_that_is_flat_below_its_bend_says_nothing_wild_beyond_it(b):
+    prior = StepTime(0.0073, b, 1e-8, 2e-5, bend=3.6e-5)
+    assert seconds(fit(Steps(), replace(POLICY, step_time=prior)), 220.0) == pytest.approx(seconds(prior, 220.0))
+    truth = StepTime(0.008, 3e-5, 1e-8, 2e-5, bend=4e-5)
+    for most in (100, 230):  # nobody has seen the bend; it has been seen
+        found = learnt(truth, prior, [20.0 + (i * 37) % most for i in range(120)])
+        for batch in (60.0, 128.0, 220.0):
+            assert seconds(found, batch) == pytest.approx(seconds(truth, batch), rel=0.06)
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     st.floats(0.004, 0.02), st.floats(1e-5, 8e-5), st.floats(0.0, 3.0), st.floats(3e-9, 3e-8), st.floats(5e-6, 5e-5),
