@@ -93,7 +93,9 @@ def _validate(file: Path, name: str | None, report: Path | None, console: Consol
     used = load(name) if name is not None else fit(data, name=file.stem, where=str(file))
     found = loads(data)
     if not found:
-        raise BadProfile(f"{file}: holds no replay; validate needs one or more, named load@RATE")
+        raise BadProfile(
+            f"{file}: holds no replay (`profile measure` plays none); validate needs one or more, named load@RATE (docs/simulator.md)"
+        )
     errors = {key: asdict(compare(data[key], used, f"{file}: {key}")[0]) for key in found}
     console.print(f"{'load':<12}{'requests':>9}{'E2E':>8}{'p95':>8}{'TTFT':>8}{'p95':>8}{'TPOT':>8}{'p95':>8}")
     for key, row in errors.items():
