@@ -182,15 +182,19 @@ def profile_of(found: Sequence[Record], seats: int, batched: int, measured: Prof
     )  # fmt: skip
 
 
+def workload_of(asked: Sequence[Asked]) -> workload.Workload:
+    """Return recorded requests as the simulator takes them."""
+    return workload.make(
+        "recorded", np.array([a.at for a in asked]), np.array([a.prompt for a in asked]), np.array([a.reasoning for a in asked]),
+        np.array([a.answer for a in asked]), [a.cls for a in asked],
+    )  # fmt: skip
+
+
 def simulated(
     real: Recording, start_s: float, ready: int, measured: Profile | None = None
 ) -> tuple[run.Outcome, Recorded]:
     """Return what the simulator makes of the same arrivals."""
-    policy, asked = real.records[-1].policy, real.asked
-    work = workload.make(
-        "recorded", np.array([a.at for a in asked]), np.array([a.prompt for a in asked]), np.array([a.reasoning for a in asked]),
-        np.array([a.answer for a in asked]), [a.cls for a in asked],
-    )  # fmt: skip
+    policy, work = real.records[-1].policy, workload_of(real.asked)
     profile = profile_of(real.records, policy.max_num_seqs, policy.max_num_batched_tokens, measured)
     options = run.Options(
         cold_start_s=start_s, scrape_s=TICK_S, min_replicas=policy.min_replicas, max_replicas=policy.max_replicas,

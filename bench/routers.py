@@ -28,7 +28,7 @@ from reasonscale.local.ray_node import free_port, start_ray
 from reasonscale.local.serve_api import ServeApi
 from reasonscale.profiles.library import load as load_profile
 from reasonscale.scaling.victims import Standing, victims
-from reasonscale.serving.config import app_name, deployment_name, serve_app, serve_config
+from reasonscale.serving.config import ROUTER, app_name, deployment_name, serve_app, serve_config
 from reasonscale.simulator import policies, traces
 from reasonscale.simulator.run import Options, Outcome, run, setting_of
 from reasonscale.simulator.workload import Workload
@@ -36,10 +36,9 @@ from reasonscale.simulator.workload import Workload
 OUT = Path("bench/results")
 PROFILE = "qwen2-32b-h200"
 TRACES = ("cot-shift", "rag", "agents", "math-heavy")
-OURS = "reasonscale.serving.router:ExpectedWork"  # `serving.application.ROUTER`, whose module imports all of Ray
 SIMULATED = ("expected-load", "two-choices", "least-kv")
 REAL = {
-    "expected work (ours)": OURS,
+    "expected work (ours)": ROUTER,
     "power of two (Ray)": "ray.serve._private.request_router.pow_2_router:PowerOfTwoChoicesRequestRouter",
     "prefix-aware (Ray)": "ray.serve.llm.request_router:PrefixCacheAffinityRouter",
 }
@@ -134,7 +133,7 @@ async def _measure(router: str, pace_ms: float, requests: int, rate: float, repl
     try:
         config = serve_app([resolved], {resolved.name: replicas}, local=True, env=pace(pace_ms))
         config["args"]["models"][0]["router"] = router
-        if router != OURS:
+        if router != ROUTER:
             # Ray's routers have no gate before them, and tell ours of no replica: all goes to an engine as it comes.
             config["deployments"][-1]["user_config"]["models"][resolved.served_name]["seats"] = 10_000
         await api.put(serve_config(config, host="127.0.0.1", port=port))

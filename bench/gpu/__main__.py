@@ -30,12 +30,12 @@ class Bench:
         out.mkdir(parents=True, exist_ok=True)
         work.mkdir(parents=True, exist_ok=True)
 
-    def keep(self, stage: str) -> Callable[[Any], None]:
-        """Return what writes a stage's result: a run that is cut off keeps what it had."""
+    def keep(self, stage: str, file: Path | None = None) -> Callable[[Any], None]:
+        """Return what writes a stage's result, to its own file or another: a run that is cut off keeps what it had."""
 
         def write(found: Any) -> None:
             text = json.dumps({"header": self.header(stage), **found}, indent=1)
-            (self.out / f"gpu-{stage}.json").write_text(text + "\n")
+            (file or self.out / f"gpu-{stage}.json").write_text(text + "\n")
 
         return write
 
@@ -124,12 +124,7 @@ class Bench:
         folder, out = self.work / "fleet", self.out / "fleet"
         folder.mkdir(exist_ok=True)
         out.mkdir(exist_ok=True)
-        write = self.keep("fleet")
-
-        def keep(found: Any) -> None:
-            write(found)
-            (out / "gpu-loop.json").write_text((self.out / "gpu-fleet.json").read_text())
-
+        keep = self.keep("fleet", out / "gpu-loop.json")
         asyncio.run(loop.measure(loop.WHOLE, folder, out, keep, rehearse=self.rehearse))
 
     def tensor(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -136,6 +137,15 @@ class Told(Reasonscale):
         return round(100 * float(np.mean(off)), 2) if off else None
 
 
+def course(shares: Sequence[tuple[float, float]], looks: Sequence[int]) -> dict[str, Any]:
+    """Return shares of the measured capacity at some seconds, and from when on they stay within 5 % of it."""
+    late = [t for t, share in shares if abs(share - 1) > WITHIN]
+    return {
+        "share_at_s": {str(s): round(min(shares, key=lambda row: abs(row[0] - s))[1], 4) for s in looks},
+        "within_5_percent_after_s": next((t for t, _ in shares if not late or t > late[-1]), None),
+    }
+
+
 def converge(true: str, prior: str | None, trace: str, scale: float, seconds: float) -> dict[str, Any]:
     """Return the capacity over time, as a share of the measured one, and when it stays within 5 %."""
     real: Profile = load(true)
@@ -146,15 +156,12 @@ def converge(true: str, prior: str | None, trace: str, scale: float, seconds: fl
     ours = Told(run.setting_of(work, real, options), prior_of(load(prior)) if prior else None)
     found = run.run(work, real, ours, options)
     shares = [(t, taken(step, ours.policy, mean_load) / truth) for t, step in ours.rows if t <= seconds]
-    late = [t for t, share in shares if abs(share - 1) > WITHIN]
-    after = next((t for t, _ in shares if not late or t > late[-1]), None)
     return {
         "true": true, "prior": prior, "tpot_objective_s": TPOT_S[true], "trace": trace,
         "scale": round(scale, 3), "replicas_of_load": round(scale * worth(true, trace, seconds), 2),
         "context_tokens": round(mix(mean_load)[0]), "measured_capacity": round(truth, 1), "most_in_a_batch": round(ours.most_seen(), 1),
         "prior_share": round(taken(ours.prior, ours.policy, mean_load) / truth, 4),
-        "share_at_s": {str(s): round(min(shares, key=lambda row: abs(row[0] - s))[1], 4) for s in (30, 60, 120, 300, 600)},
-        "within_5_percent_after_s": after,
+        **course(shares, (30, 60, 120, 300, 600)),
         "step_time_off_percent": {f"{a}-{b}s": ours.off_percent(a, b) for a, b in ((0, 60), (60, 120), (120, 300), (300, 600), (600, 900))},
         "gpu_hours": round(found.gpu_hours, 3), "attainment": round(found.attainment, 5),
     }  # fmt: skip

@@ -55,7 +55,7 @@ WHOLE = Setup(
 )
 
 
-def load(setup: Setup, name: str, rehearse: bool) -> list[tuple[float, int, dict[str, Any]]]:
+def load(setup: Setup, rehearse: bool) -> list[tuple[float, int, dict[str, Any]]]:
     """Return (seconds, output tokens, request) of Poisson arrivals at a constant rate through the phases."""
     rng, out, began = random.Random(SEED), [], 0.0
     rate, scale = (0.4, 0.2) if rehearse else (setup.rate, 1.0)
@@ -64,7 +64,7 @@ def load(setup: Setup, name: str, rehearse: bool) -> list[tuple[float, int, dict
         t = began + rng.expovariate(rate)
         while t < began + length:
             tokens = int(rng.randint(low, high) * (0.1 if rehearse else 1))
-            out.append((t, tokens, body(name, tokens, stops=True, eos=shapes.EOS)))
+            out.append((t, tokens, body(setup.shape, tokens, stops=True, eos=shapes.EOS)))
             t += rng.expovariate(rate)
         began += length
     return out
@@ -193,7 +193,7 @@ async def measure(
         watching = asyncio.create_task(watch.run())
         warm = [(time.time() + 0.5 + i / 8, body(setup.shape, 24, stops=True, eos=shapes.EOS)) for i in range(8)]
         await play(url, warm, processes=2)
-        plan, start = load(setup, setup.shape, rehearse), time.time() + 2
+        plan, start = load(setup, rehearse), time.time() + 2
         seen = await play(url, [(start + t, request) for t, _, request in plan], processes=2 if rehearse else 6)
         found |= {"start": start, "load": figures(seen, plan)}
         save(out, logs, found, plan, seen, watch.rows)

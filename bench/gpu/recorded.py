@@ -12,29 +12,22 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from bench import fidelity
-from bench.gpu.correct import WITHIN, taken
+from bench.gpu.correct import course, taken
 
 from reasonscale.profiles.library import load, shipped
 from reasonscale.profiles.prior import prior_of
 from reasonscale.scaling.capacity import AIM, fit
 from reasonscale.scaling.state import State, learn
+from reasonscale.scaling.types import Policy
 from reasonscale.simulator import workload
 
 LOOKS = (0, 15, 30, 60, 100, 120, 180, 300, 400)
-
-
-def load_of(real: fidelity.Recording, first_s: float, last_s: float) -> workload.Workload:
-    """Return the requests that came in between."""
-    rows = [a for a in real.asked if a.ok and first_s < a.at < last_s]
-    return workload.make(
-        "recorded", np.array([a.at for a in rows]), np.array([a.prompt for a in rows]), np.array([a.reasoning for a in rows]),
-        np.array([a.answer for a in rows]), [a.cls for a in rows],
-    )  # fmt: skip
 
 
 def measured(real: fidelity.Recording, first_s: float) -> float:
@@ -49,30 +42,25 @@ def measured(real: fidelity.Recording, first_s: float) -> float:
     return float(slope + at_zero)
 
 
-def corrected(real: fidelity.Recording, prior: str | None, work: workload.Workload) -> list[tuple[float, float]]:
-    """Return (seconds, requests that a replica is taken for) at each look, from one profile or from none."""
-    policy, state = replace(real.records[-1].policy, step_time=prior_of(load(prior)) if prior else None), State()
-    out = []
+def corrected(real: fidelity.Recording, policy: Policy, work: workload.Workload) -> list[tuple[float, float]]:
+    """Return (seconds, requests that a replica is taken for) from the policy's prior on: before the first look, and at each."""
+    state = State()
+    out = [(-inf, taken(fit(state.steps, policy), policy, work))]
     for record in real.records:
         state = learn(state, record.observation, policy)
-        out.append((record.observation.time - real.begin, taken(fit(state.steps, policy), policy, work)))
+        out.append((round(record.observation.time - real.begin, 1), taken(fit(state.steps, policy), policy, work)))
     return out
 
 
 def compare(folder: Path, changed_s: float, ended_s: float, priors: Sequence[str | None]) -> dict[str, Any]:
     """Return what each profile becomes; `changed_s`, `ended_s`: when the chains grew and shrank again."""
     real = fidelity.of_gpu(folder)
-    work, truth = load_of(real, changed_s, ended_s), measured(real, changed_s)
-    policy, rows = real.records[-1].policy, []
+    work = fidelity.workload_of([a for a in real.asked if a.ok and changed_s < a.at < ended_s])
+    truth, rows = measured(real, changed_s), []
     for prior in priors:
-        found = corrected(real, prior, work)
-        late = [t for t, n in found if abs(n / truth - 1) > WITHIN]
-        begin = replace(policy, step_time=prior_of(load(prior)) if prior else None)
-        rows.append({
-            "prior": prior, "prior_share": round(taken(fit(State().steps, begin), begin, work) / truth, 4),
-            "share_at_s": {str(s): round(min(found, key=lambda row: abs(row[0] - s))[1] / truth, 4) for s in LOOKS},
-            "within_5_percent_after_s": next((round(t, 1) for t, _ in found if not late or t > late[-1]), None),
-        })  # fmt: skip
+        policy = replace(real.records[-1].policy, step_time=prior_of(load(prior)) if prior else None)
+        (_, first), *looks = [(t, n / truth) for t, n in corrected(real, policy, work)]
+        rows.append({"prior": prior, "prior_share": round(first, 4), **course(looks, LOOKS)})
     return {"measured_capacity": round(truth, 1), "chains_grow_at_s": changed_s, "header": real.header, "rows": rows}
 
 

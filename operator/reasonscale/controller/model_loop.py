@@ -39,7 +39,7 @@ from reasonscale.render.marks import can_sleep, emptied_of, replicas_of, spare_o
 from reasonscale.scaling.policy import policy_of
 from reasonscale.scaling.state import State
 from reasonscale.scaling.types import Fleet, Mode, Policy
-from reasonscale.signals.assemble import Sample
+from reasonscale.signals.assemble import Sample, process_of
 from reasonscale.signals.sources import ModelSource, Samples, SignalsMissing
 
 SamplesOf = Callable[[str, str, str], Samples]  # of a namespace, a resource's name, and the name that it serves
@@ -70,25 +70,21 @@ class Settings:
     profiles: Library = field(default_factory=Library)
 
 
-def _who(sample: Sample) -> str | None:
-    return sample.labels.get("WorkerId") or sample.labels.get("pod") or sample.labels.get("instance")
-
-
 def ready_replicas(samples: list[Sample], model: str, now: float, limit_s: float) -> int | None:
     """Return the replicas that write a fresh ledger: a pod that runs may hold an engine that still loads.
 
     None where all ledgers are old, or there is none, as with a Prometheus that has just started: nobody knows then.
     """
     told = [s for s in samples if s.name == c.M_LEDGER_TIME and s.labels.get(c.LABEL_METRIC_MODEL) == model]
-    fresh = {_who(s) for s in told if now - s.value <= limit_s}
+    fresh = {process_of(s.labels) for s in told if now - s.value <= limit_s}
     return len(fresh) if fresh else None
 
 
 def going_replicas(samples: list[Sample], model: str, now: float, limit_s: float) -> int:
     """Return how many of those that write a fresh ledger have been told to go."""
     mine = [s for s in samples if s.labels.get(c.LABEL_METRIC_MODEL) == model]
-    going = {_who(s) for s in mine if s.name == c.M_DRAINING and s.value > 0.0}
-    return len(going & {_who(s) for s in mine if s.name == c.M_LEDGER_TIME and now - s.value <= limit_s})
+    going = {process_of(s.labels) for s in mine if s.name == c.M_DRAINING and s.value > 0.0}
+    return len(going & {process_of(s.labels) for s in mine if s.name == c.M_LEDGER_TIME and now - s.value <= limit_s})
 
 
 def fetching_replicas(samples: list[Sample], model: str) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from reasonscale.profiles.profile import BadProfile, Profile, checked
+from reasonscale.profiles.profile import BadProfile, Profile, checked, is_positive, is_size
 
 NOISE = 0.15  # a time may be so much below that of a smaller load before it is taken for a wrong file
 
@@ -125,7 +125,7 @@ def fit(data: dict[str, Any], *, name: str, where: str = "measurements") -> Prof
         value = data.get(field, default)
         if value is None:
             raise BadProfile(f"{where}: {field} is missing; it must be a whole number greater than 0")
-        if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+        if not is_size(value):
             raise BadProfile(f"{where}: {field} was {said(value)}; it must be a whole number greater than 0")
         read[field] = value
     decode = _decode_lines(_rows(data, "sweep", 3, where), where)
@@ -133,9 +133,7 @@ def fit(data: dict[str, Any], *, name: str, where: str = "measurements") -> Prof
         _rows(data, "prefill", 2, where), read["max_num_batched_tokens"], decode[0][1], where
     )
     start = data.get("engine_start_s")
-    if start is not None and (
-        isinstance(start, bool) or not isinstance(start, int | float) or not 0.0 < start < np.inf
-    ):
+    if start is not None and not is_positive(start):
         raise BadProfile(f"{where}: engine_start_s was {said(start)}; it must be a number greater than 0, or absent")
     made = Profile(
         name=name,

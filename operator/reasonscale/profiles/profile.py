@@ -12,6 +12,7 @@ costs more than a pure decode step (it does not run as one CUDA graph); `pair` s
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict, dataclass
 from itertools import chain, pairwise
 from math import isfinite
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 FORMAT: Final = 1
+LARGEST: Final = sys.float_info.max
 
 
 class BadProfile(ValueError):
@@ -76,8 +78,14 @@ def read(path: Path) -> Profile:
         raise BadProfile(f"{path}: is not as `reasonscale profile fit` writes it: {error}") from None
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def is_positive(value: Any) -> bool:
+    """Tell whether a value of a file is a number greater than 0."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0.0 < value <= LARGEST
+
+
+def is_size(value: Any) -> bool:
+    """Tell whether it is a whole one."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def checked(profile: Profile, where: str) -> Profile:
@@ -88,15 +96,14 @@ def checked(profile: Profile, where: str) -> Profile:
             raise BadProfile(f"{where}: {field} was {value!r}; it must be a text")
     for field in ("kv_tokens", "block_tokens", "max_num_seqs", "max_num_batched_tokens", "gpus_per_replica"):
         value = getattr(profile, field)
-        if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+        if not is_size(value):
             raise BadProfile(f"{where}: {field} was {value!r}; it must be a whole number greater than 0")
     if profile.block_tokens > profile.kv_tokens:
         raise BadProfile(
             f"{where}: block_tokens was {profile.block_tokens}; it must not be more than kv_tokens, {profile.kv_tokens}"
         )
-    start = profile.start_s
-    if start is not None and not (_is_number(start) and isfinite(start) and start > 0.0):
-        raise BadProfile(f"{where}: start_s was {start!r}; it must be a number greater than 0, or absent")
+    if profile.start_s is not None and not is_positive(profile.start_s):
+        raise BadProfile(f"{where}: start_s was {profile.start_s!r}; it must be a number greater than 0, or absent")
     numbers = [profile.prefill_overhead_ms, profile.attention_ms_per_pair]
     if not all(isfinite(x) for x in [*numbers, *chain(*profile.decode), *chain(*profile.prefill)]):
         raise BadProfile(f"{where}: holds a number that is none, such as NaN or Infinity")

@@ -7,12 +7,10 @@ from typing import Any
 from ray import serve
 from ray.serve.llm import LLMConfig, build_llm_deployment
 
-from reasonscale.serving.config import INGRESS
+from reasonscale.serving.config import INGRESS, ROUTER
 from reasonscale.serving.ingress import make_ingress
 from reasonscale.serving.numbers import built
 from reasonscale.serving.server import ReasonServer
-
-ROUTER = "reasonscale.serving.router:ExpectedWork"
 
 
 def _llm_config(args: dict[str, Any]) -> LLMConfig:

@@ -11,6 +11,7 @@ from reasonscale.serving.numbers import numbered, set_emptied
 from reasonscale.serving.settings import LOCAL_START_PRIOR_S, START_PRIOR_S, seats_of, settings_of
 
 IMPORT_PATH: Final = "reasonscale.serving.app:build"
+ROUTER: Final = "reasonscale.serving.router:ExpectedWork"
 INGRESS: Final = c.DEPLOYMENT_INGRESS
 # What every process with an engine or an ingress is told.
 COMMON_ENV: Final[Mapping[str, str]] = {

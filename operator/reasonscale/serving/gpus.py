@@ -23,8 +23,6 @@ DIVIDED: Final = (
     "spec.accelerator.fraction, or give each replica a part of its own, in a cluster (spec.accelerator.resourceName)"
 )
 Run = Callable[[Sequence[str]], str]
-
-
 VISIBLE_ENV: Final = "CUDA_VISIBLE_DEVICES"
 
 
@@ -96,10 +94,11 @@ def visible(run: Run = _smi, names: str | None = None) -> list[Gpu]:
     names = os.environ.get(VISIBLE_ENV) if names is None else names
     if names is not None and not names.strip():
         raise NoGpuError(f"no GPU here: {VISIBLE_ENV} is empty, which hides all {len(found)}; unset it, or name some")
-    chosen = [named(n.strip(), found) for n in ([str(g.index) for g in found] if names is None else names.split(","))]
-    if None in chosen:
+    chosen = found if names is None else [named(n.strip(), found) for n in names.split(",")]
+    whole = [gpu for gpu in chosen if gpu is not None and not gpu.mig]
+    if len(whole) < len(chosen):
         raise NoGpuError(DIVIDED)
-    return [gpu for gpu in chosen if gpu is not None]
+    return whole
 
 
 def holders(gpu: Gpu, run: Run = _smi) -> list[tuple[int, int]]:

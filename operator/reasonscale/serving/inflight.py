@@ -122,17 +122,13 @@ class InFlight:
                 self._whole.add(key)
         return asked.made
 
-    def _keep(self, key: str, ids: Sequence[int]) -> None:
-        asked = self.asked_of(key)
-        if asked.keeps:
-            asked.fresh.extend(ids)
-
-    def progress(self, key: str, token_ids: Any, delta: bool) -> None:
+    def progress(self, key: str, token_ids: Sequence[int], delta: bool) -> None:
         """Note what a choice has made: since the last time (`delta`), or in all."""
-        tracker = self._trackers[key]
-        new = token_ids if delta else list(token_ids)[tracker.generated :]
+        tracker, asked = self._trackers[key], self.asked_of(key)
+        new = token_ids if delta else list(token_ids[tracker.generated :])
         tracker.feed(new)
-        self._keep(key, new)
+        if asked.keeps:
+            asked.fresh.extend(new)
         self.ledger.progress(key, tracker.generated, tracker.reasoning_tokens, tracker.answering)
 
     def finish(self, key: str, index: int, budget: int | None, *, ended: bool) -> None:
@@ -170,10 +166,7 @@ class InFlight:
             self.ledger.prompt(rid, state.prompt_len or 0)
             ids = state.detokenizer.output_token_ids
             if len(ids) > tracker.generated:
-                new = list(ids[tracker.generated :])
-                tracker.feed(new)
-                self._keep(rid, new)
-                self.ledger.progress(rid, tracker.generated, tracker.reasoning_tokens, tracker.answering)
+                self.progress(rid, ids, delta=False)
 
     def by_ingress(self) -> dict[str, int]:
         """Return the sequences that are here, by the ingress that sent them."""

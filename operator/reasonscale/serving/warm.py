@@ -22,13 +22,13 @@ LIMIT_S: Final = 60.0
 _log = logging.getLogger(__name__)
 
 
-def plan(seats: int, context: int) -> list[tuple[int, int]]:
-    """Return (prompt, output) tokens of the requests that warm an engine with so many seats; none where the context is too short."""
+def lengths(seats: int, context: int) -> list[int]:
+    """Return the output tokens of the requests that warm an engine with so many seats; none where the context is too short."""
     low, high = LENGTHS
     if context < PROMPT + high:
         return []
     count = max(1, min(MOST, seats))
-    return [(PROMPT, low + i * (high - low) // max(1, count - 1)) for i in range(count)]
+    return [low + i * (high - low) // max(1, count - 1) for i in range(count)]
 
 
 async def warm(client: Any, start_ids: Sequence[int], *, budgets: bool, limit_s: float = LIMIT_S) -> float | None:
@@ -39,20 +39,20 @@ async def warm(client: Any, start_ids: Sequence[int], *, budgets: bool, limit_s:
     from vllm import SamplingParams
 
     config, began = client.vllm_config, time.monotonic()
-    requests = plan(int(config.scheduler_config.max_num_seqs), int(config.model_config.max_model_len))
+    outputs = lengths(int(config.scheduler_config.max_num_seqs), int(config.model_config.max_model_len))
 
-    async def one(index: int, prompt: int, most: int) -> None:
+    async def one(index: int, most: int) -> None:
         # Half of them sample and half are greedy; half think to their budget's end and half have none.
         params = SamplingParams(
             temperature=0.6 if index % 2 else 0.0, top_p=0.95, max_tokens=most, ignore_eos=True, detokenize=False,
             **({"thinking_token_budget": most // 2} if budgets and index % 4 < 2 else {}),
         )  # fmt: skip
-        ids = [1 + (index + k) % 97 for k in range(prompt - len(start_ids))] + list(start_ids)
+        ids = [1 + (index + k) % 97 for k in range(PROMPT - len(start_ids))] + list(start_ids)
         async with aclosing(client.generate({"prompt_token_ids": ids}, params, f"warm-{index}")) as stream:
             async for _ in stream:
                 pass
 
-    running = [asyncio.ensure_future(one(i, *sizes)) for i, sizes in enumerate(requests)]
+    running = [asyncio.ensure_future(one(i, most)) for i, most in enumerate(outputs)]
     try:
         await asyncio.wait_for(asyncio.gather(*running), limit_s)
     except TimeoutError:

@@ -67,7 +67,8 @@ class Memory:
     short_since: float | None = None  # fewer ledgers than ready replicas since then
 
 
-def _process(labels: Mapping[str, str]) -> str:
+def process_of(labels: Mapping[str, str]) -> str:
+    """Return the process that wrote a sample."""
     return next((labels[name] for name in _OF_PROCESS if labels.get(name)), "")
 
 
@@ -76,7 +77,7 @@ def _increments(samples: list[Sample], before: Memory, now: float) -> tuple[dict
     out: dict[Key, float] = {}
     counters, seen = dict(before.counters), dict(before.seen)
     for s in samples:
-        process = _process(s.labels)
+        process = process_of(s.labels)
         if s.name not in _COUNTERS:
             seen[process] = now
             continue
@@ -114,9 +115,9 @@ def _classes(
     bins: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(lambda: [0.0] * N_BINS))
     for s in samples:
         cls = s.labels.get(c.LABEL_METRIC_CLASS)
-        if s.name in _WAITING and cls is not None and _process(s.labels) in gates:
+        if s.name in _WAITING and cls is not None and process_of(s.labels) in gates:
             scalars[cls][_WAITING[s.name]] += s.value
-        if cls is None or _process(s.labels) not in live or s.name in _COUNTERS:
+        if cls is None or process_of(s.labels) not in live or s.name in _COUNTERS:
             continue
         j = _BIN_INDEX.get(s.labels.get(c.LABEL_METRIC_BIN, ""))
         if s.name == c.M_INFLIGHT and j is not None:
@@ -150,9 +151,9 @@ def _replicas(samples: list[Sample], gained: Mapping[Key, float], live: frozense
     gauges: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     capacity: dict[str, float] = {}
     who: dict[str, Sample] = {}
-    able = {_process(s.labels) for s in samples if s.name == c.M_ASLEEP}
+    able = {process_of(s.labels) for s in samples if s.name == c.M_ASLEEP}
     for s in samples:
-        process = _process(s.labels)
+        process = process_of(s.labels)
         if s.name == c.M_KV_CAPACITY:
             capacity[process] = s.value
         elif s.name in (c.M_KV_USED, c.M_WAITING, c.M_INFLIGHT, c.M_DRAINING, c.M_ASLEEP):
@@ -179,13 +180,13 @@ def _replicas(samples: list[Sample], gained: Mapping[Key, float], live: frozense
 
 def _ingress(samples: list[Sample], now: float, limit_s: float) -> tuple[float | None, float | None, float | None]:
     """Return what the ingresses hold, all that they have, and the oldest one's age; None where none is heard of."""
-    written = {_process(s.labels): s.value for s in samples if s.name == c.M_INGRESS_TIME}
+    written = {process_of(s.labels): s.value for s in samples if s.name == c.M_INGRESS_TIME}
     live = {p: t for p, t in written.items() if now - t <= limit_s}
     if not live:
         return None, None, None
 
     def total(name: str) -> float:
-        return sum(s.value for s in samples if s.name == name and _process(s.labels) in live)
+        return sum(s.value for s in samples if s.name == name and process_of(s.labels) in live)
 
     return total(c.M_HELD), total(c.M_INGRESS_REQUESTS), now - min(live.values())
 
@@ -201,9 +202,9 @@ def assemble(
     """
     mine = [s for s in samples if s.labels.get(c.LABEL_METRIC_MODEL) == model]
     gained, after = _increments(mine, before, now)
-    written = {_process(s.labels): s.value for s in mine if s.name == c.M_LEDGER_TIME}
+    written = {process_of(s.labels): s.value for s in mine if s.name == c.M_LEDGER_TIME}
     live = frozenset(p for p, t in written.items() if now - t <= limit_s)
-    told = {_process(s.labels): s.value for s in mine if s.name == c.M_GATE_TIME}
+    told = {process_of(s.labels): s.value for s in mine if s.name == c.M_GATE_TIME}
     gates = frozenset(p for p, t in told.items() if now - t <= limit_s)
     short = len(live) < fleet.ready
     short_since = (before.short_since if before.short_since is not None else now) if short else None

@@ -281,6 +281,16 @@ async def test_a_model_that_is_held_meanwhile_has_it_still_when_it_is_let_go_on(
     assert world.server.asked == (2, 1)
 
 
+async def grown_and_shrunk(world: World) -> None:
+    """Let a second replica come and go again."""
+    world.change(replicas=2)
+    await world.turns()
+    world.server.serve = 2
+    await world.turns()
+    world.change(replicas=1)
+    await world.turns(6)
+
+
 async def test_engines_that_run_without_sleep_mode_are_stopped_and_not_kept_awake_as_if_they_slept() -> None:
     world = World()
     world.change(replicas=2, rollout={"strategy": "Surge"})
@@ -294,22 +304,12 @@ async def test_engines_that_run_without_sleep_mode_are_stopped_and_not_kept_awak
     assert world.server.status["replicas"]["asleep"] == 0
     world.server.gpus, world.server.serve = 8, 1
     await world.turns(10)
-    world.change(replicas=2)
-    await world.turns()
-    world.server.serve = 2
-    await world.turns()
-    world.change(replicas=1)
-    await world.turns(6)
+    await grown_and_shrunk(world)
     assert world.server.asked == (1, None), "the old engines serve still, beside the cluster that starts"
     world.server.sleep_mode, world.server.serve = True, 1
     await world.turns(2)
     assert app_of(world.server.objects["RayService"])["args"]["models"][0]["engine_kwargs"]["enable_sleep_mode"]
-    world.change(replicas=2)
-    await world.turns()
-    world.server.serve = 2
-    await world.turns()
-    world.change(replicas=1)
-    await world.turns(6)
+    await grown_and_shrunk(world)
     assert world.server.asked == (2, None)
     assert world.server.status["replicas"]["asleep"] == 1
 

@@ -15,7 +15,7 @@ from reasonscale.serving import router, shared
 SHIP = """
 import base64
 from ray.serve.config import RequestRouterConfig
-from reasonscale.serving.application import ROUTER
+from reasonscale.serving.config import ROUTER
 config = RequestRouterConfig(request_router_class=ROUTER)
 print(base64.b64encode(config._serialized_request_router_cls).decode())
 """
