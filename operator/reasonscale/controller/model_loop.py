@@ -31,7 +31,7 @@ from reasonscale.controller.causes import (
 from reasonscale.controller.events import Event, Recorder, events_of
 from reasonscale.controller.kube import KindMissing, Kube, KubeError, NotLeading
 from reasonscale.controller.spare import SAID
-from reasonscale.controller.status import MOVING, Found, changed, emptied_since, moved, refused, stamp, status_of
+from reasonscale.controller.status import MOVING, Found, changed, emptied_since, moved, refused, rolls, stamp, status_of
 from reasonscale.profiles.library import Chosen, Library, chosen
 from reasonscale.render.children import children
 from reasonscale.render.context import MODELS, SMALL, Context, PodSize, SecretKey, Subject
@@ -200,7 +200,7 @@ class ModelLoop:
                 self._policy = self._without_late(model, resolved, self._policy)
             assert self._scaler is not None
             assert self._held is not None
-            self._held.replacing = self._rolls_since is not None or engines_update(running)
+            self._held.replacing = self._rolls_since is not None
             record = await self._scaler.tick()
             outcome = await self._apply(model, resolved, act=not held)
         except KindMissing as error:
@@ -327,8 +327,9 @@ class ModelLoop:
             if running is not None:
                 self._held.emptied, self._held.asleep = emptied_of(running)
                 self._held.counted += len(self._held.emptied)  # the status has them apart
-                if spare_of(running):  # the rollout waits for it, or goes on: Serve may not have been told of it yet
+                if spare_of(running):
                     self._applier.spare.resume(self._clock())
+                if spare_of(running) or rolls(self._status):  # Serve may not have been told of it yet
                     self._rolls_since = self._clock()
         self._held.ready = ready
         source = ModelSource(samples, resolved.served_name, self._held.fleet, self._clock)

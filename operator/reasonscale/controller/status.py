@@ -18,6 +18,7 @@ from reasonscale.scaling.types import Freshness, Mode
 
 HISTORY: Final = 10
 MOVING: Final = ("demand", "drain")  # numbers of the load, which are never twice the same
+_ROLLOUT: Final = "Rollout"  # why Progressing is true
 
 
 def stamp(now: float) -> str:
@@ -34,6 +35,11 @@ def emptied_since(status: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
         except (KeyError, TypeError, ValueError):  # somebody else's
             continue
     return tuple(out)
+
+
+def rolls(status: Mapping[str, Any]) -> bool:
+    """Tell whether a status that an operator wrote says that a rollout was under way."""
+    return any(x.get("type") == "Progressing" and x.get("reason") == _ROLLOUT for x in status.get("conditions") or ())
 
 
 def condition(kind: str, holds: bool | None, reason: str, message: str) -> dict[str, Any]:
@@ -127,7 +133,7 @@ def _conditions(record: Record | None, found: Found) -> list[dict[str, Any]]:
     if found.rolling or found.waiting:
         out.append(
             condition(
-                "Progressing", True, "Rollout" if found.rolling else "Starting", found.rolling or found.waiting or ""
+                "Progressing", True, _ROLLOUT if found.rolling else "Starting", found.rolling or found.waiting or ""
             )
         )
     else:

@@ -106,7 +106,10 @@ class World:
 
     def see(self) -> None:
         meta = {"name": "m", "namespace": "n", "uid": "u", "generation": self.generation, "annotations": self.notes}
-        self.loop.see({"apiVersion": c.API_VERSION, "kind": c.KIND, "metadata": meta, "spec": self.spec})
+        status = self.server.status
+        self.loop.see(
+            {"apiVersion": c.API_VERSION, "kind": c.KIND, "metadata": meta, "spec": self.spec, "status": status}
+        )
 
     def change(self, **spec: Any) -> None:
         self.spec, self.generation = {**self.spec, **spec}, self.generation + 1
@@ -334,17 +337,32 @@ async def test_one_that_finishes_its_chains_before_it_goes_is_not_taken_for_the_
     assert world.server.asked == (2, 1)
 
 
-async def test_of_two_replicas_neither_goes_while_serve_replaces_one_of_them(world: World) -> None:
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_of_two_replicas_neither_goes_while_serve_replaces_one_of_them(world: World, restarted: bool) -> None:
     world.change(replicas=2)
     await world.turns()
     world.server.serve = 2
     world.change(engine={"args": {"seed": "1"}})
     await world.turns()
     assert world.server.asked == (2, 1)
+    if restarted:  # Serve may not have heard of it yet
+        world.operator()
+        await world.turns()
     world.server.updating, world.server.serve = True, 1
     world.change(replicas=1)
-    await world.turns(6)
+    await world.turns(30)
     assert world.server.asked == (2, 1), "the one that serves is the next to be stopped"
     world.server.updating, world.server.serve = False, 2
     await world.turns(20)
     assert world.server.asked == (1, 1)
+
+
+async def test_a_replica_that_starts_while_engines_take_new_settings_can_be_taken_back(world: World) -> None:
+    """Serve says UPDATING of that too, until the replica is there."""
+    world.server.updating = True
+    world.change(replicas=2)
+    await world.turns()
+    assert world.server.asked == (2, None)
+    world.change(replicas=1)
+    await world.turns()
+    assert world.server.asked == (1, None)
