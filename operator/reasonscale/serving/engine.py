@@ -109,10 +109,10 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
 
     async def start(self) -> None:
         self._place = await place.gpu_of(self.llm_config)
+        place.without_fetching(self.llm_config)
         if self._place is None:
             await super().start()
         else:
-            place.without_fetching(self.llm_config)
             async with place.room(self._place, self.llm_config):
                 await super().start()
         client = self._engine_client

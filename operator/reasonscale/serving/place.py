@@ -81,10 +81,16 @@ def none_starts(index: int | None) -> Iterator[bool]:
 
 
 def without_fetching(llm_config: Any) -> None:
-    """Leave out the task that fetches a model where it lies in a folder: it imports the engine anew, for 15 s."""
-    config = llm_config.get_engine_config()
-    if config.mirror_config is None and os.path.isdir(config.actual_hf_model_id):
-        llm_config.get_or_create_callback().ctx.run_init_node = False
+    """Leave out the task that fetches a model from a bucket where there is none: it imports the engine anew, for 15 s.
+
+    On several nodes it stays, since it makes the folder in which each compiles kernels.
+    """
+    from ray.util import placement_group_table
+
+    config, ctx = llm_config.get_engine_config(), llm_config.get_or_create_callback().ctx
+    nodes = set(placement_group_table(ctx.placement_group)["bundles_to_node_id"].values())
+    if config.mirror_config is None and "://" not in config.actual_hf_model_id and len(nodes) == 1:
+        ctx.run_init_node = False
 
 
 def engine_config(llm_config: Any) -> tuple[Any, Any, Any]:
