@@ -17,7 +17,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.metrics.loggers import StatLoggerBase
 
 from reasonscale.api import constants as c
-from reasonscale.serving import events, place
+from reasonscale.serving import events, firsts, place
 from reasonscale.serving.asleep import Sleeper
 from reasonscale.serving.batching import SHORTEST_S, interval_s
 from reasonscale.serving.errors import EngineLost
@@ -45,10 +45,11 @@ class _StepLogger(StatLoggerBase):  # type: ignore[misc]
     def record(
         self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0
     ) -> None:
-        if scheduler_stats is None:
-            return
         prefill = iteration_stats.num_prompt_tokens if iteration_stats is not None else 0
         preempted = iteration_stats.num_preempted_reqs if iteration_stats is not None else 0
+        if scheduler_stats is None:  # the second part of a step (`firsts`)
+            self.sums.preemptions += preempted
+            return
         self.sums.step(
             time.monotonic(), scheduler_stats.num_running_reqs, scheduler_stats.num_waiting_reqs,
             scheduler_stats.kv_cache_usage, type(self).capacity_tokens, prefill, preempted,
@@ -124,6 +125,7 @@ class ReasonEngine(VLLMEngine):  # type: ignore[misc]
         self._by_token = _parser_of(client) in BY_TOKEN
         await warm(client, self.inflight.start_ids, budgets=self._can_budget)
         self.inflight.sums = _StepLogger.sums = StepSums()  # those steps are no one's work
+        firsts.ahead(client)
         self._plain_generate = client.generate
         client.generate = self._generate
 

@@ -16,7 +16,7 @@ from reasonscale.serving.bookings import EARLY_S, Booking, Bookings
 from reasonscale.serving.frees import Frees, frees
 from reasonscale.serving.lengths import Lengths
 from reasonscale.serving.pressure import UP_S, Pressure
-from reasonscale.serving.reserve import Rate, reserved
+from reasonscale.serving.reserve import Rate, most_kept, reserved
 from reasonscale.serving.shares import Shares
 
 PROMPT_COST: Final = 0.1  # of a token made: prompts are computed many tokens at a time
@@ -225,9 +225,10 @@ class Gate:
         """Return the requests that go to an engine now, in their order."""
         out: list[Ticket] = []
         while len(self.waiting) and self.room > 0:
-            kept = self._kept(now)
-            free = self.room > kept
-            ticket = self.waiting.pop(lambda cls, free=free: free or self._light(cls, now))  # type: ignore[misc]
+            light = {cls for cls in self.waiting.classes() if self._light(cls, now)}
+            # Those who found the kept seats taken: by turns the next of a class waits until all have been charged what its last one was.
+            soon = {cls for cls in light if self.waiting.number(cls) <= most_kept(self._seats)}
+            ticket = self.waiting.pop(soon) or self.waiting.pop(None if self.room > self._kept(now) else light)
             if ticket is None:
                 break
             ticket.sent_s, ticket.charged = now, ticket.cost
@@ -299,6 +300,11 @@ class Gate:
 
     # Shares of the seats.
 
+    @property
+    def _seats(self) -> int:
+        """Sequences that run, and those that could start now."""
+        return self._seats_used + max(0, self.room)
+
     def _active(self, now: float) -> list[str]:
         asked = [cls for cls, rate in self._asks.items() if rate.per_s(now) * ACTIVE_S > 0.5]
         return list({*asked, *(cls for cls, seats in self._used_by.items() if seats)})
@@ -307,12 +313,12 @@ class Gate:
         """Tell whether a class runs less than its share of the seats."""
         active = self._active(now)
         total = sum(self.waiting.weight(name) for name in {*active, cls})
-        return self._used_by.get(cls, 0) < (self._seats_used + max(0, self.room)) * self.waiting.weight(cls) / total
+        return self._used_by.get(cls, 0) < self._seats * self.waiting.weight(cls) / total
 
     def _kept(self, now: float) -> int:
         """Return the free seats that are kept for classes below their share, which none waits of now."""
-        lacking = [c for c in self._active(now) if not self.waiting.waits(c) and self._light(c, now)]
+        lacking = [c for c in self._active(now) if not self.waiting.number(c) and self._light(c, now)]
         if not lacking:
             return 0
         asks = sum(self._asks[cls].per_s(now) for cls in lacking if cls in self._asks)
-        return reserved(self._seats_used + max(0, self.room), asks, self._ends.per_s(now))
+        return reserved(self._seats, asks, self._ends.per_s(now))

@@ -34,12 +34,17 @@ class Rate:
         return 0.0 if self._at_s is None else self._sum * exp(-max(0.0, now - self._at_s) / MEMORY_S)
 
 
+def most_kept(seats: int) -> int:
+    """Return how many of the seats are kept free at most."""
+    return int(MOST_SHARE * seats)
+
+
 def reserved(seats: int, arrivals_per_s: float, ends_per_s: float) -> int:
     """Return the seats to keep free for requests that come at a rate while seats come free at another.
 
     With r kept, a request finds none with odds of about (arrivals / ends)^r: a birth and death chain.
     """
-    most = int(MOST_SHARE * seats)
+    most = most_kept(seats)
     if most < 1 or arrivals_per_s < 1e-3:
         return 0
     if arrivals_per_s >= 0.99 * ends_per_s:

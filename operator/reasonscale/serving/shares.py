@@ -12,7 +12,7 @@ Method: Goyal, Vin, Cheng, "Start-time fair queueing", SIGCOMM 1996.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Generic, Protocol, TypeVar
 
 
@@ -46,9 +46,13 @@ class Shares(Generic[T]):
         for queue in self._queues.values():
             yield from queue.values()
 
-    def waits(self, cls: str) -> bool:
-        """Tell whether requests of a class wait."""
-        return bool(self._queues.get(cls))
+    def number(self, cls: str) -> int:
+        """Return how many requests of a class wait."""
+        return len(self._queues.get(cls, ()))
+
+    def classes(self) -> list[str]:
+        """Return the classes of which requests wait."""
+        return [cls for cls, queue in self._queues.items() if queue]
 
     def add(self, item: T, *, light: bool = False) -> None:
         """Put a request at the end of its class. `light`: the class runs less than its share."""
@@ -66,9 +70,9 @@ class Shares(Generic[T]):
         self._tokens[item.cls] = self._tokens[item.cls] - item.cost if queue else 0.0
         return True
 
-    def pop(self, may_go: Callable[[str], bool] = lambda cls: True) -> T | None:
-        """Take out the request that goes next, of a class that may go, and charge its class; None where there is none."""
-        ready = [cls for cls, queue in self._queues.items() if queue and may_go(cls)]
+    def pop(self, among: Container[str] | None = None) -> T | None:
+        """Take out the request that goes next, of these classes or of all, and charge its class; None where there is none."""
+        ready = [cls for cls in self.classes() if among is None or cls in among]
         if not ready:
             return None
         cls = min(ready, key=lambda name: (self._tags[name], name))
@@ -88,7 +92,7 @@ class Shares(Generic[T]):
         return now if light else max(self._tags.get(cls, 0.0), now)
 
     def _tag(self, cls: str, light: bool = False) -> float:
-        return self._tags[cls] if self.waits(cls) else self._start(cls, light)
+        return self._tags[cls] if self.number(cls) else self._start(cls, light)
 
     def ahead(self, cls: str, more: Mapping[str, float] | None = None, *, light: bool = False) -> float:
         """Return the tokens that go before a request of a class that comes now; `more` waits beside what waits here."""

@@ -245,6 +245,44 @@ def test_who_is_below_his_share_is_let_in_where_a_seat_is_kept_for_him_however_m
     assert gate.due(1.0) == [few]
 
 
+def crowded_by_a_flood() -> tuple[Gate, list[Ticket]]:
+    """All but one of 40 seats taken, of two that are kept, and the flood waiting; return what runs of it."""
+    gate = Gate(Rules(seats=40, max_queue_s=1000.0, tpot_s=0.1, expected={"few": MEAN, "flood": 10.0}))
+    for cls, number in (("few", 1), ("flood", 60), ("few", 1)):
+        for _ in range(number):
+            assert gate.ask(Ticket(cls), 0.0) is None
+        gate.due(0.0)
+    assert (gate.room, len(gate.waiting)) == (1, 23)
+    return gate, [t for t in gate.running if t.cls == "flood"]
+
+
+def test_those_below_their_share_who_find_the_kept_seats_taken_have_the_next_ones() -> None:
+    """By turns of tokens the second of them waited until ten of the flood had gone, since the first of them was charged."""
+    gate, flood = crowded_by_a_flood()
+    few = [Ticket("few") for _ in range(3)]
+    for ticket in few:
+        assert gate.ask(ticket, 1.0) is None
+    went = gate.due(1.0)
+    assert went == few[:1]
+    for ticket in flood[:2]:
+        gate.leave(ticket, 2.0, 10)
+        went += gate.due(2.0)
+    assert went == few
+
+
+def test_more_of_a_class_than_seats_are_kept_take_turns_with_the_others_until_few_are_left() -> None:
+    """Who comes at once with a share's worth of requests does not pass all of those that were told that they will start in time."""
+    gate, flood = crowded_by_a_flood()
+    for _ in range(10):
+        assert gate.ask(Ticket("few"), 1.0) is None
+    went = [t.cls for t in gate.due(1.0)]
+    for ticket in flood[:20]:
+        gate.leave(ticket, 2.0, 10)
+        went += [t.cls for t in gate.due(2.0)]
+    assert went[0] == "few"
+    assert went.count("flood") >= 10
+
+
 def test_a_class_alone_has_all_seats() -> None:
     world = World(Rules(seats=64, max_queue_s=5.0, expected={"a": MEAN}), replicas=1)
     asked = [world.ask("a", 100) for _ in range(64)]
