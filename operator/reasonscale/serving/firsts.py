@@ -25,7 +25,8 @@ def ahead(client: Any) -> None:
 
     async def get() -> Any:
         if rest:
-            await asyncio.sleep(AHEAD_S)
+            # Who reads more slowly than the engine steps waits for nobody.
+            await asyncio.sleep(AHEAD_S if core.outputs_queue.empty() else 0.0)
             return rest.pop()
         outputs = await plain()
         firsts = [o for o in outputs.outputs if is_first(o)]

@@ -28,7 +28,7 @@ def read(steps: list[list[str]]) -> list[tuple[float, list[str], bool]]:
     async def run() -> list[tuple[float, list[str], bool]]:
         queue: asyncio.Queue[Step] = asyncio.Queue()
         states = {name: SimpleNamespace(is_prefilling=True) for step in steps for name in step}
-        core = SimpleNamespace(get_output_async=queue.get)
+        core = SimpleNamespace(get_output_async=queue.get, outputs_queue=queue)
         firsts.ahead(SimpleNamespace(engine_core=core, output_processor=SimpleNamespace(request_states=states)))
         for step in steps:
             queue.put_nowait(Step([SimpleNamespace(request_id=name) for name in step]))
@@ -52,6 +52,11 @@ def read(steps: list[list[str]]) -> list[tuple[float, list[str], bool]]:
 def test_a_first_token_is_told_before_those_of_all_streams_that_run() -> None:
     crowd = [str(i) for i in range(63)]
     assert read([crowd, [*crowd, "new"]]) == [(0.0, crowd, True), (0.0, ["new"], True), (firsts.AHEAD_S, crowd, False)]
+
+
+def test_nobody_waits_where_the_next_step_has_come_already() -> None:
+    steps = [["a"], ["a", "new"], ["a", "new"]]
+    assert [at for at, _, _ in read(steps)] == [0.0] * 4
 
 
 def test_a_step_without_first_tokens_or_with_them_alone_is_told_at_once_as_it_came() -> None:
