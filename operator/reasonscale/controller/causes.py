@@ -20,6 +20,7 @@ class Cause(NamedTuple):
 
 _PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
 _CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+IN_PLACE = "Serve replaces the engines one after another"  # what is said of a rollout in place, before what it costs
 _VERSIONS = re.compile(r"IncompatibleRuntime: (.+)")
 _ERROR = re.compile(r"^\s*(?:[\w.]*\.)?(\w*(?:Error|Exception|Timeout)): (.+)$", re.MULTILINE)
 
@@ -213,7 +214,7 @@ def rolling_of(service: Mapping[str, Any] | None, cost: str | None) -> str | Non
         return None
     if pending.get("rayClusterName"):
         return f"cluster {pending['rayClusterName']} starts beside the one that serves"
-    return None if cost is None else f"Serve replaces the engines one after another; {cost}"
+    return None if cost is None else f"{IN_PLACE}; {cost}"
 
 
 def engines_update(service: Mapping[str, Any] | None) -> bool:

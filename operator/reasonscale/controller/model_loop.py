@@ -31,7 +31,17 @@ from reasonscale.controller.causes import (
 from reasonscale.controller.events import Event, Recorder, events_of
 from reasonscale.controller.kube import KindMissing, Kube, KubeError, NotLeading
 from reasonscale.controller.spare import SAID
-from reasonscale.controller.status import MOVING, Found, changed, emptied_since, moved, refused, rolls, stamp, status_of
+from reasonscale.controller.status import (
+    MOVING,
+    Found,
+    changed,
+    emptied_since,
+    moved,
+    refused,
+    rolls_in_place,
+    stamp,
+    status_of,
+)
 from reasonscale.profiles.library import Chosen, Library, chosen
 from reasonscale.render.children import children
 from reasonscale.render.context import MODELS, SMALL, Context, PodSize, SecretKey, Subject
@@ -329,7 +339,8 @@ class ModelLoop:
                 self._held.counted += len(self._held.emptied)  # the status has them apart
                 if spare_of(running):
                     self._applier.spare.resume(self._clock())
-                if spare_of(running) or rolls(self._status):  # Serve may not have been told of it yet
+                # Serve may not have been told of it yet, nor the status of it.
+                if spare_of(running) or rolls_in_place(self._status) or engines_update(running):
                     self._rolls_since = self._clock()
         self._held.ready = ready
         source = ModelSource(samples, resolved.served_name, self._held.fleet, self._clock)

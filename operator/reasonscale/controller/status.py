@@ -11,6 +11,7 @@ from typing import Any, Final
 from reasonscale.api import constants as c
 from reasonscale.api.resolve import Resolved
 from reasonscale.autoscaler import Record
+from reasonscale.controller.causes import IN_PLACE
 from reasonscale.profiles.library import FIELD, Chosen
 from reasonscale.render.context import PORT_API, ROLE_ENGINE
 from reasonscale.scaling.emptying import awake, serving
@@ -18,7 +19,6 @@ from reasonscale.scaling.types import Freshness, Mode
 
 HISTORY: Final = 10
 MOVING: Final = ("demand", "drain")  # numbers of the load, which are never twice the same
-_ROLLOUT: Final = "Rollout"  # why Progressing is true
 
 
 def stamp(now: float) -> str:
@@ -37,9 +37,12 @@ def emptied_since(status: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
     return tuple(out)
 
 
-def rolls(status: Mapping[str, Any]) -> bool:
-    """Tell whether a status that an operator wrote says that a rollout was under way."""
-    return any(x.get("type") == "Progressing" and x.get("reason") == _ROLLOUT for x in status.get("conditions") or ())
+def rolls_in_place(status: Mapping[str, Any]) -> bool:
+    """Tell whether a status that an operator wrote says that Serve was replacing engines."""
+    return any(
+        x.get("type") == "Progressing" and str(x.get("message")).startswith(IN_PLACE)
+        for x in status.get("conditions") or ()
+    )
 
 
 def condition(kind: str, holds: bool | None, reason: str, message: str) -> dict[str, Any]:
@@ -133,7 +136,7 @@ def _conditions(record: Record | None, found: Found) -> list[dict[str, Any]]:
     if found.rolling or found.waiting:
         out.append(
             condition(
-                "Progressing", True, _ROLLOUT if found.rolling else "Starting", found.rolling or found.waiting or ""
+                "Progressing", True, "Rollout" if found.rolling else "Starting", found.rolling or found.waiting or ""
             )
         )
     else:

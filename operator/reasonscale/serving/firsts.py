@@ -16,7 +16,7 @@ AHEAD_S: Final = 0.005  # until a first token has left the replica
 def ahead(client: Any) -> None:
     """Have a vLLM client read each step that has first tokens in two parts, these ones first."""
     core, states = client.engine_core, client.output_processor.request_states
-    plain = core.get_output_async
+    plain, queue = core.get_output_async, core.outputs_queue
     rest: list[Any] = []
 
     def is_first(output: Any) -> bool:
@@ -26,7 +26,7 @@ def ahead(client: Any) -> None:
     async def get() -> Any:
         if rest:
             # Who reads more slowly than the engine steps waits for nobody.
-            await asyncio.sleep(AHEAD_S if core.outputs_queue.empty() else 0.0)
+            await asyncio.sleep(AHEAD_S if queue.empty() else 0.0)
             return rest.pop()
         outputs = await plain()
         firsts = [o for o in outputs.outputs if is_first(o)]

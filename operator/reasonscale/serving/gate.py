@@ -7,7 +7,7 @@ start within the longest queue that the resource allows; else it is refused with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import ceil, sqrt
 from typing import Final
@@ -169,7 +169,7 @@ class Gate:
         before = [t.seats for t in self.waiting]
         if self.room < sum(before) + ticket.seats and self._light(ticket.cls, now):
             # The free seats, those that are kept included, are for classes below their share, whoever else waits.
-            light = {cls for cls in {t.cls for t in self.waiting} if self._light(cls, now)}
+            light = self._lights(self.waiting.classes(), now)
             before = [t.seats for t in self.waiting if t.cls in light]
         if self.room >= sum(before) + ticket.seats:
             return True
@@ -225,9 +225,9 @@ class Gate:
         """Return the requests that go to an engine now, in their order."""
         out: list[Ticket] = []
         while len(self.waiting) and self.room > 0:
-            light = {cls for cls in self.waiting.classes() if self._light(cls, now)}
+            light = self._lights(self.waiting.classes(), now)
             # Those who found the kept seats taken: by turns the next of a class waits until all have been charged what its last one was.
-            soon = {cls for cls in light if self.waiting.number(cls) <= most_kept(self._seats)}
+            soon = {cls for cls in light if self._few(cls)}
             ticket = self.waiting.pop(soon) or self.waiting.pop(None if self.room > self._kept(now) else light)
             if ticket is None:
                 break
@@ -305,19 +305,32 @@ class Gate:
         """Sequences that run, and those that could start now."""
         return self._seats_used + max(0, self.room)
 
-    def _active(self, now: float) -> list[str]:
+    def _active(self, now: float) -> set[str]:
         asked = [cls for cls, rate in self._asks.items() if rate.per_s(now) * ACTIVE_S > 0.5]
-        return list({*asked, *(cls for cls, seats in self._used_by.items() if seats)})
+        return {*asked, *(cls for cls, seats in self._used_by.items() if seats)}
+
+    def _lights(self, classes: Iterable[str], now: float) -> set[str]:
+        """Return those of the classes that run less than their share of the seats."""
+        active = self._active(now)
+        total = sum(map(self.waiting.weight, active))
+
+        def share(cls: str) -> float:
+            weight = self.waiting.weight(cls)
+            return self._seats * weight / (total if cls in active else total + weight)
+
+        return {cls for cls in classes if self._used_by.get(cls, 0) < share(cls)}
 
     def _light(self, cls: str, now: float) -> bool:
-        """Tell whether a class runs less than its share of the seats."""
-        active = self._active(now)
-        total = sum(self.waiting.weight(name) for name in {*active, cls})
-        return self._used_by.get(cls, 0) < self._seats * self.waiting.weight(cls) / total
+        return cls in self._lights((cls,), now)
+
+    def _few(self, cls: str) -> bool:
+        """Tell whether those of a class that wait take no more seats than are kept at most."""
+        most = most_kept(self._seats)
+        return self.waiting.number(cls) <= most and sum(t.seats for t in self.waiting.of(cls)) <= most
 
     def _kept(self, now: float) -> int:
         """Return the free seats that are kept for classes below their share, which none waits of now."""
-        lacking = [c for c in self._active(now) if not self.waiting.number(c) and self._light(c, now)]
+        lacking = self._lights([cls for cls in self._active(now) if not self.waiting.number(cls)], now)
         if not lacking:
             return 0
         asks = sum(self._asks[cls].per_s(now) for cls in lacking if cls in self._asks)

@@ -83,7 +83,7 @@ def none_starts(index: int | None) -> Iterator[bool]:
 def without_fetching(llm_config: Any) -> None:
     """Leave out the task that fetches a model from a bucket where there is none: it imports the engine anew, for 15 s.
 
-    On several nodes it stays, since it makes the folder in which each compiles kernels.
+    On several nodes, where each runs it, it stays: nobody has tried them without.
     """
     from ray.util import placement_group_table
 

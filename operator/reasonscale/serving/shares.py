@@ -50,6 +50,10 @@ class Shares(Generic[T]):
         """Return how many requests of a class wait."""
         return len(self._queues.get(cls, ()))
 
+    def of(self, cls: str) -> Iterator[T]:
+        """Yield the requests of a class that wait, the first first."""
+        yield from self._queues.get(cls, {}).values()
+
     def classes(self) -> list[str]:
         """Return the classes of which requests wait."""
         return [cls for cls, queue in self._queues.items() if queue]

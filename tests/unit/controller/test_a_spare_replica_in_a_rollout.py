@@ -337,24 +337,39 @@ async def test_one_that_finishes_its_chains_before_it_goes_is_not_taken_for_the_
     assert world.server.asked == (2, 1)
 
 
-@pytest.mark.parametrize("restarted", [False, True])
-async def test_of_two_replicas_neither_goes_while_serve_replaces_one_of_them(world: World, restarted: bool) -> None:
+@pytest.mark.parametrize("restarted", ["no", "before Serve has heard of it", "before the status was written"])
+async def test_of_two_replicas_neither_goes_while_serve_replaces_one_of_them(world: World, restarted: str) -> None:
     world.change(replicas=2)
     await world.turns()
     world.server.serve = 2
     world.change(engine={"args": {"seed": "1"}})
+    before = dict(world.server.status)
     await world.turns()
     assert world.server.asked == (2, 1)
-    if restarted:  # Serve may not have heard of it yet
+    if restarted == "before Serve has heard of it":
         world.operator()
         await world.turns()
     world.server.updating, world.server.serve = True, 1
+    if restarted == "before the status was written":
+        world.server.status = before
+        world.operator()
     world.change(replicas=1)
     await world.turns(30)
     assert world.server.asked == (2, 1), "the one that serves is the next to be stopped"
     world.server.updating, world.server.serve = False, 2
     await world.turns(20)
     assert world.server.asked == (1, 1)
+
+
+async def test_a_status_that_tells_of_a_new_cluster_holds_no_replica_of_it(world: World) -> None:
+    world.change(replicas=2)
+    await world.turns()
+    said = {"type": "Progressing", "status": "True", "reason": "Rollout", "message": "cluster m-b starts beside the one that serves"}  # fmt: skip
+    world.server.status = {**world.server.status, "conditions": [said]}
+    world.operator()
+    world.change(replicas=1)
+    await world.turns(1)
+    assert world.server.asked == (1, None)
 
 
 async def test_a_replica_that_starts_while_engines_take_new_settings_can_be_taken_back(world: World) -> None:

@@ -280,7 +280,25 @@ def test_more_of_a_class_than_seats_are_kept_take_turns_with_the_others_until_fe
         gate.leave(ticket, 2.0, 10)
         went += [t.cls for t in gate.due(2.0)]
     assert went[0] == "few"
-    assert went.count("flood") >= 10
+    assert went.count("flood") >= 15
+
+
+def test_requests_that_take_a_share_of_the_seats_each_pass_nobody_whose_turn_it_is() -> None:
+    gate = Gate(Rules(seats=64, max_queue_s=1000.0, tpot_s=0.1, expected={"wide": 64 * MEAN, "one": MEAN}))
+    went: list[str] = []
+    now = 0.0
+    for _ in range(64):
+        gate.ask(Ticket("one"), now)
+    for _ in range(2):
+        gate.ask(Ticket("wide", seats=64), now)
+    while now < 300.0:
+        went += [t.cls for t in gate.due(now)]
+        now += 1.0
+        ticket = min(gate.running, key=lambda t: t.sent_s or 0.0)
+        gate.leave(ticket, now, int(ticket.cost))
+        gate.ask(Ticket(ticket.cls, seats=ticket.seats), now)
+    later = went[128:]
+    assert later.count("one") > 32 * later.count("wide") > 0
 
 
 def test_a_class_alone_has_all_seats() -> None:
