@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -29,6 +29,7 @@ from reasonscale.controller.causes import (
     waiting_of,
 )
 from reasonscale.controller.events import Event, Recorder, events_of
+from reasonscale.controller.held import Held, fetching_replicas, going_replicas, ready_replicas
 from reasonscale.controller.kube import KindMissing, Kube, KubeError, NotLeading
 from reasonscale.controller.spare import SAID
 from reasonscale.controller.status import (
@@ -48,8 +49,7 @@ from reasonscale.render.context import MODELS, SMALL, Context, PodSize, SecretKe
 from reasonscale.render.marks import can_sleep, emptied_of, replicas_of, spare_of
 from reasonscale.scaling.policy import policy_of
 from reasonscale.scaling.state import State
-from reasonscale.scaling.types import Fleet, Mode, Policy
-from reasonscale.signals.assemble import Sample, process_of
+from reasonscale.scaling.types import Mode, Policy
 from reasonscale.signals.sources import ModelSource, Samples, SignalsMissing
 
 SamplesOf = Callable[[str, str, str], Samples]  # of a namespace, a resource's name, and the name that it serves
@@ -78,62 +78,6 @@ class Settings:
     ingress: PodSize = SMALL
     ingress_replicas: int = 2
     profiles: Library = field(default_factory=Library)
-
-
-def ready_replicas(samples: list[Sample], model: str, now: float, limit_s: float) -> int | None:
-    """Return the replicas that write a fresh ledger: a pod that runs may hold an engine that still loads.
-
-    None where all ledgers are old, or there is none, as with a Prometheus that has just started: nobody knows then.
-    """
-    told = [s for s in samples if s.name == c.M_LEDGER_TIME and s.labels.get(c.LABEL_METRIC_MODEL) == model]
-    fresh = {process_of(s.labels) for s in told if now - s.value <= limit_s}
-    return len(fresh) if fresh else None
-
-
-def going_replicas(samples: list[Sample], model: str, now: float, limit_s: float) -> int:
-    """Return how many of those that write a fresh ledger have been told to go."""
-    mine = [s for s in samples if s.labels.get(c.LABEL_METRIC_MODEL) == model]
-    going = {process_of(s.labels) for s in mine if s.name == c.M_DRAINING and s.value > 0.0}
-    return len(going & {process_of(s.labels) for s in mine if s.name == c.M_LEDGER_TIME and now - s.value <= limit_s})
-
-
-def fetching_replicas(samples: list[Sample], model: str) -> int:
-    """Return the replicas that say that they fetch their weights."""
-    return sum(
-        1 for s in samples if s.name == c.M_FETCHING and s.labels.get(c.LABEL_METRIC_MODEL) == model and s.value > 0.0
-    )
-
-
-class Held:
-    """The number of replicas as it stands in the RayService, and when what is not ready yet was asked for."""
-
-    def __init__(self, target: int, clock: Callable[[], float], counted: int = 0) -> None:
-        self.target, self._clock = target, clock
-        self.ready: Callable[[], Awaitable[int | None]]
-        self.emptied: tuple[str, ...] = ()
-        self.asleep: tuple[str, ...] = ()
-        self.counted = counted  # that were ready when that was known last
-        self.spare = 0  # asked for beside the target, for a rollout
-        self.replacing = False  # a rollout in place is under way
-        self._asked: list[float] = []
-
-    async def set_replicas(self, replicas: int, /) -> None:
-        self._asked += [self._clock()] * max(0, replicas - self.target)
-        self.target = replicas
-
-    async def empty(self, replicas: tuple[str, ...], asleep: tuple[str, ...], /) -> None:
-        self.emptied, self.asleep = replicas, asleep
-
-    async def fleet(self) -> Fleet:
-        known = await self.ready()
-        # What is unknown is as it was: taken for none, all would be starting, and a gap of the signals would be learnt as a start.
-        ready = self.counted = self.counted if known is None else known
-        missing, now = max(0, self.target - ready), self._clock()
-        self._asked = self._asked[len(self._asked) - missing :] if missing < len(self._asked) else self._asked
-        self._asked = [now] * (missing - len(self._asked)) + self._asked
-        ages = tuple(now - asked for asked in self._asked)
-        going = max(0, ready - self.target - self.spare)
-        return Fleet(self.target, min(ready, self.target), ages, going, self.emptied, self.asleep, self.replacing)
 
 
 class ModelLoop:
@@ -337,10 +281,11 @@ class ModelLoop:
             if running is not None:
                 self._held.emptied, self._held.asleep = emptied_of(running)
                 self._held.counted += len(self._held.emptied)  # the status has them apart
-                if spare_of(running):
+                spare = spare_of(running)
+                if spare:
                     self._applier.spare.resume(self._clock())
                 # Serve may not have been told of it yet, nor the status of it.
-                if spare_of(running) or rolls_in_place(self._status) or engines_update(running):
+                if spare or rolls_in_place(self._status) or engines_update(running):
                     self._rolls_since = self._clock()
         self._held.ready = ready
         source = ModelSource(samples, resolved.served_name, self._held.fleet, self._clock)

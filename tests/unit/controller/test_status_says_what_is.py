@@ -12,7 +12,7 @@ from reasonscale.api import constants as c
 from reasonscale.api.load import load_models
 from reasonscale.api.resolve import resolve
 from reasonscale.autoscaler import Record
-from reasonscale.controller.model_loop import Held, fetching_replicas, ready_replicas
+from reasonscale.controller.held import Held, fetching_replicas, ready_replicas
 from reasonscale.controller.status import HISTORY, Found, changed, merged, moved, refused, stamp, status_of
 from reasonscale.scaling.decide import decide
 from reasonscale.scaling.policy import policy_of
