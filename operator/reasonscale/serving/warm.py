@@ -2,8 +2,8 @@
 
 vLLM captures its graphs at the start, but not what follows the model: sampling, budgets, and kernels that are compiled by
 the batch's size and kept on disk, of which a new node has none. On a machine that had just been started the first engine's
-steps took 25 ms instead of 6 for five seconds under its first load (bench/results/gpu-fleet.json), and the loop, which had
-seen no other steps, asked for two replicas that nobody needed.
+steps took 25 ms instead of 6 for five seconds under its first load (tests/data/gpu-fleet), and the loop, which had seen no
+other steps, asked for two replicas that nobody needed. With this they took what they always take (tests/data/gpu-fleet-h100).
 """
 
 from __future__ import annotations
