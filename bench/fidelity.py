@@ -265,7 +265,7 @@ def compare(real: Recording, measured: Profile | None = None, after_s: float = 0
             series(at, times, [r.decision.target for r in found]), series(at, sim_times, [d.target for _, d, _ in ours.seen]),
         ),
     }  # fmt: skip
-    seen, late = attainment(real), at >= after_s
+    seen, late, objective = attainment(real), at >= after_s, found[-1].policy.objectives.ttft_s
     held = {name: (a[late], b[late]) for name, (a, b) in pairs.items()}
     return {
         "span_s": round(span, 1), "after_s": after_s, "requests": len(real.asked), "starts_s": [round(t, 1) for t in took],
@@ -275,6 +275,11 @@ def compare(real: Recording, measured: Profile | None = None, after_s: float = 0
         **{name: _off(*pair) for name, pair in held.items()},
         "attainment": {
             name: {"real": round(value, 4), "simulated": round(float(outcome.met[name].mean()), 4)} for name, value in seen.items()
+        },
+        "refused": {"real": sum(not a.ok for a in real.asked), "simulated": int((~np.isfinite(outcome.ttft_s)).sum())},
+        "late_first_tokens": {
+            "real": sum(a.ok and a.ttft_s > objective for a in real.asked),
+            "simulated": int((np.isfinite(outcome.ttft_s) & (outcome.ttft_s > objective)).sum()),
         },
         "ttft_s": _quantiles([a.ttft_s for a in real.asked if a.ok], outcome.ttft_s),
         "e2e_s": _quantiles([a.e2e_s for a in real.asked if a.ok], outcome.e2e_s),
@@ -330,8 +335,8 @@ def main() -> int:
     parser.add_argument(
         "--after", type=float, default=0.0, help="compare replicas, tokens owed and KV from this second on"
     )
-    parser.add_argument("--out", type=Path, default=Path("bench/results/fidelity.json"))
-    parser.add_argument("--plot", type=Path, default=Path("docs/img/fidelity.png"))
+    parser.add_argument("--out", type=Path, help="a file for the figures, which are printed too")
+    parser.add_argument("--plot", type=Path, help="a file for the picture")
     args = parser.parse_args()
     gpu = (args.folder / "loop-raw.json.gz").exists()
     real = of_gpu(args.folder) if gpu else of_logs(args.folder)
@@ -339,9 +344,11 @@ def main() -> int:
     where = f"three engines on one {real.header.get('gpu', 'GPU')}" if gpu else "real engines on a CPU"
     if args.profile:
         where = f"three engines, each on one {real.header.get('gpu', 'GPU')}"
-    draw(found, args.plot, f"one load: {where}, and the simulator")
+    if args.plot:
+        draw(found, args.plot, f"one load: {where}, and the simulator")
     kept = {k: v for k, v in found.items() if k != "plot"}
-    args.out.write_text(json.dumps({"header": real.header, **kept}, indent=1) + "\n")
+    if args.out:
+        args.out.write_text(json.dumps({"header": real.header, **kept}, indent=1) + "\n")
     print(json.dumps(kept, indent=1))
     return 0
 

@@ -166,7 +166,7 @@ def main() -> int:
     parser.add_argument("stages", nargs="*", help=f"of {', '.join(STAGES)}")
     parser.add_argument("--out", type=Path, default=Path("bench/results/gpu"))
     parser.add_argument("--work", type=Path, default=Path("/tmp/reasonscale-gpu"))
-    parser.add_argument("--rate", type=float, help="requests a second of `fleet`: 16 is for three H200s")
+    parser.add_argument("--rate", type=float, help="requests a second of `fleet` (16)")
     parser.add_argument("--rehearse", action="store_true")
     args = parser.parse_args()
     unknown = [s for s in args.stages if s not in STAGES]

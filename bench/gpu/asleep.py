@@ -23,7 +23,7 @@ from reasonscale.api import constants as c
 from reasonscale.api.resolve import PINNED
 from reasonscale.autoscaler import Record
 from reasonscale.local.app import LocalApp, StartFailed
-from reasonscale.serving.gpus import GIB, gpus
+from reasonscale.serving.gpus import GIB, visible
 
 FRACTION, SEATS = 45, 16
 AGAIN_S = 2.5  # by then every ingress has heard that the seats are taken, and no load was seen twice by the decision
@@ -69,7 +69,7 @@ class Loop:
         """Return what is free of the GPU and of the host's memory, in GiB."""
         found = {"host_free_gib": round(psutil.virtual_memory().available / GIB, 2)}
         if not self.rehearse:
-            found["gpu_free_gib"] = round((await asyncio.to_thread(gpus))[0].free / GIB, 2)
+            found["gpu_free_gib"] = round((await asyncio.to_thread(visible))[0].free / GIB, 2)
         return found
 
     async def burst(self, tokens: int, late_tokens: int) -> tuple[float, list[Seen]]:

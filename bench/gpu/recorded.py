@@ -73,7 +73,9 @@ def main() -> int:
     phases = json.loads((args.folder / "gpu-loop.json").read_text())["phases"]
     changed = float(phases[0][0])
     found = compare(args.folder, changed, changed + float(phases[1][0]), [None, *sorted(shipped())])
-    args.out.write_text(json.dumps({"command": "python -m bench.gpu.recorded", **found}, indent=1) + "\n")
+    args.out.write_text(
+        json.dumps({"command": f"python -m bench.gpu.recorded {args.folder}", **found}, indent=1) + "\n"
+    )
     print(json.dumps(found, indent=1))
     return 0
 

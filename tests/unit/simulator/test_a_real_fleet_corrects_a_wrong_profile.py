@@ -1,4 +1,4 @@
-"""The counters of a recorded fleet of H200s correct any shipped profile, or none, within three minutes, most of which show little load."""
+"""The counters of recorded fleets, of H200s and H100s, correct any shipped profile, or none, within four minutes, most of which show little load."""
 
 from __future__ import annotations
 
@@ -10,14 +10,22 @@ from bench.gpu import recorded
 
 from reasonscale.profiles.library import shipped
 
-FLEET = Path(__file__).parents[2] / "data" / "gpu-fleet"
-CHANGED_S, ENDED_S = 90.0, 310.0
+DATA = Path(__file__).parents[2] / "data"
+FLEET, CHANGED_S, ENDED_S = DATA / "gpu-fleet", 90.0, 310.0
+LATER = (DATA / "gpu-fleet-h100", 150.0, 630.0)
 
 
 @pytest.mark.parametrize("prior", [None, *sorted(shipped())])
 def test_capacity_is_within_a_twentieth_of_the_measured_one(prior: str | None) -> None:
     found = recorded.compare(FLEET, CHANGED_S, ENDED_S, [prior])["rows"][0]
     assert found["within_5_percent_after_s"] <= (CHANGED_S + 20.0 if prior else CHANGED_S + 80.0)
+
+
+@pytest.mark.parametrize("prior", [None, *sorted(shipped())])
+def test_so_it_is_with_another_gpu_and_a_newer_vllm(prior: str | None) -> None:
+    folder, changed, ended = LATER
+    found = recorded.compare(folder, changed, ended, [prior])["rows"][0]
+    assert found["within_5_percent_after_s"] <= (changed + 45.0 if prior else changed + 80.0)
 
 
 def test_most_of_them_were_far_off_at_first() -> None:

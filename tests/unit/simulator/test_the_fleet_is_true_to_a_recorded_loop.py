@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -66,10 +67,10 @@ def test_the_same_changes_are_decided_in_the_same_order(which: str) -> None:
     assert real == simulated
 
 
-def test_the_number_is_the_same_nine_tenths_of_the_time_where_the_real_one_dips_once_more() -> None:
-    """The load is worth 2.2 replicas and the real loop gave the third back a second time, for 30 s."""
+def test_the_number_is_mostly_the_same_where_the_real_one_dips_once_more() -> None:
+    """The load is worth 2.2 replicas, and the real loop decided for two a second time, for 55 s."""
     real, simulated = compared(RECORDED[3])["plot"]["replicas"]
-    assert sum(a == b for a, b in zip(real, simulated, strict=True)) >= 0.87 * len(real)
+    assert sum(a == b for a, b in zip(real, simulated, strict=True)) >= 0.85 * len(real)
 
 
 @pytest.mark.parametrize("which", RECORDED[2:])
@@ -94,12 +95,24 @@ def test_a_new_engines_first_steps_order_no_replicas() -> None:
         assert decision.target == 1
 
 
-def test_an_engine_that_ran_requests_of_its_own_first_has_no_slow_steps_and_orders_none() -> None:
-    real = fidelity.of_gpu(WARMED)
-    calm = [r for r in real.records if 0.0 < r.observation.time - real.begin < 150.0]
-    steps = [x.step_seconds / x.steps for r in calm for x in r.observation.replicas if x.steps > 50]
-    assert max(steps[:3]) <= 1.1 * max(steps[3:])
-    assert {r.decision.target for r in calm} == {1}
+def calm(folder: Path, until_s: float) -> tuple[float, set[int]]:
+    """Return how slow the slowest of a load's first three looks was against the middle one of the rest, and what was decided for."""
+    real = fidelity.of_gpu(folder)
+    looks = [r for r in real.records if 0.0 < r.observation.time - real.begin < until_s]
+    steps = [x.step_seconds / x.steps for r in looks for x in r.observation.replicas if x.steps > 50]
+    return max(steps[:3]) / median(steps[3:]), {r.decision.target for r in looks}
+
+
+def test_an_engine_that_ran_requests_of_its_own_had_no_slow_steps_and_ordered_none() -> None:
+    slower, targets = calm(WARMED, 150.0)
+    assert slower <= 1.1
+    assert targets == {1}
+
+
+def test_one_that_had_not_did() -> None:
+    slower, targets = calm(OWN_PACE, 90.0)
+    assert slower > 2.0
+    assert max(targets) == 3
 
 
 def test_a_loop_that_served_worse_than_it_could_shows() -> None:
