@@ -64,7 +64,9 @@ def load(setup: Setup, rehearse: bool) -> list[tuple[float, int, dict[str, Any]]
         t = began + rng.expovariate(rate)
         while t < began + length:
             tokens = int(rng.randint(low, high) * (0.1 if rehearse else 1))
-            out.append((t, tokens, body(setup.shape, tokens, stops=True, eos=shapes.EOS)))
+            # A client each: of those who ask the same, one who is refused is taken for one who comes back.
+            asked = body(setup.shape, tokens, stops=True, eos=shapes.EOS) | {"user": f"client-{len(out)}"}
+            out.append((t, tokens, asked))
             t += rng.expovariate(rate)
         began += length
     return out

@@ -17,6 +17,9 @@ MAX_PROMPTS = 64
 MAX_CHOICES = 16
 _SESSION_TEXT = 4096  # characters of a message by which a conversation is known
 _SESSION_LEAST = 256  # a shorter beginning saves no prefill worth a crowded replica
+_ASKED = (
+    "messages", "prompt", "tools", "user", "prompt_cache_key", "seed", "n", "max_tokens", "max_completion_tokens", "max_output_tokens",
+)  # fmt: skip
 
 
 def request_id(given: str | None) -> str:
@@ -113,7 +116,7 @@ def known_by(body: Mapping[str, Any], headers: Mapping[str, str], cls: str = "")
     who, given = (headers.get("authorization") or "", cls), headers.get("idempotency-key")
     if given:
         return _digest("key", *who, given)
-    asked = {name: body.get(name) for name in ("messages", "prompt", "tools", "user", "prompt_cache_key")}
+    asked = {name: body.get(name) for name in _ASKED}
     session = headers.get("x-session-id") or ""
     return _digest("again", *who, session, json.dumps(asked, sort_keys=True, ensure_ascii=True))
 

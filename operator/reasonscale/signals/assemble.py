@@ -6,7 +6,8 @@ last whenever they were; arrivals, tokens and steps do not, since nobody knows o
 
 What waits at an ingress' gate is in no engine's ledger. It is added to what waits in the engines, from gates that have
 written of late, and counts as arrived when it came to the gate, not when it went on to an engine. So does who was refused there,
-once: else the rate of arrivals would never exceed what the replicas that are there can do.
+once: else the rate of arrivals would never exceed what the replicas that are there can do. Gates and ledgers are read at times of
+their own: what one has sent and the other not yet counted is remembered, so that nobody is missed in one look and counted in the next.
 """
 
 from __future__ import annotations
@@ -58,6 +59,14 @@ def read_of(name: str, labels: Mapping[str, str], value: float) -> Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class Door:
+    """What is known of a class between gates and ledgers."""
+
+    beyond: float = 0.0  # requests that ledgers have counted more than gates have sent; less than zero: on their way
+    prompt_tokens: float = 0.0  # of a request, when last some were counted
+
+
+@dataclass(frozen=True, slots=True)
 class Memory:
     """What is kept from one observation to the next."""
 
@@ -65,6 +74,7 @@ class Memory:
     counters: Mapping[Key, float] = field(default_factory=dict)
     seen: Mapping[str, float] = field(default_factory=dict)  # process -> when last
     short_since: float | None = None  # fewer ledgers than ready replicas since then
+    doors: Mapping[str, Door] = field(default_factory=dict)  # by class
 
 
 def process_of(labels: Mapping[str, str]) -> str:
@@ -95,21 +105,39 @@ def _increments(samples: list[Sample], before: Memory, now: float) -> tuple[dict
         seen[process] = now
     old = {p for p, t in seen.items() if now - t > FORGET_S}
     counters = {k: v for k, v in counters.items() if k[0] not in old}
-    return out, Memory(now, counters, {p: t for p, t in seen.items() if p not in old}, before.short_since)
+    return out, Memory(now, counters, {p: t for p, t in seen.items() if p not in old}, before.short_since, before.doors)
 
 
 _WAITING = {c.M_GATE_WAITING: c.M_WAITING, c.M_GATE_PROMPT: c.M_WAITING_PROMPT}
 
 
-def _with_gates(scalars: dict[str, float]) -> tuple[float, float]:
-    """Return a class's arrivals, and their prompt tokens, with those that came to a gate and are in no ledger yet."""
-    arrivals, prompts = scalars[c.M_ARRIVALS], scalars[c.M_PROMPT_TOKENS]
-    total = max(0.0, arrivals + scalars[c.M_GATE_ENTERED] - scalars[c.M_GATE_SENT])
-    return total, prompts * total / arrivals if arrivals > 0.0 else prompts
+def _came(
+    gained: Mapping[Key, float], before: Mapping[str, Door]
+) -> tuple[dict[str, tuple[float, float]], dict[str, Door]]:
+    """Return each class's arrivals and their prompt tokens, and its door after them.
+
+    Whoever entered a gate has come. What ledgers count beyond what gates sent came past them, or by a gate that is not read yet.
+    """
+    sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for (_, name, cls, _), value in gained.items():
+        if cls:
+            sums[cls][name] += value
+    out, doors = dict[str, tuple[float, float]](), dict(before)
+    for cls, found in sums.items():
+        door, counted = before.get(cls, Door()), found[c.M_ARRIVALS]
+        beyond = door.beyond + counted - found[c.M_GATE_SENT]
+        total = max(0.0, found[c.M_GATE_ENTERED] + max(0.0, beyond) - max(0.0, door.beyond))
+        prompt = found[c.M_PROMPT_TOKENS] / counted if counted > 0.0 else door.prompt_tokens
+        out[cls], doors[cls] = (total, total * prompt), Door(beyond, prompt)
+    return out, doors
 
 
 def _classes(
-    samples: list[Sample], gained: Mapping[Key, float], live: frozenset[str], gates: frozenset[str]
+    samples: list[Sample],
+    gained: Mapping[Key, float],
+    came: Mapping[str, tuple[float, float]],
+    live: frozenset[str],
+    gates: frozenset[str],
 ) -> dict[str, ClassCounts]:
     scalars: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     bins: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(lambda: [0.0] * N_BINS))
@@ -134,7 +162,6 @@ def _classes(
                 bins[cls][name][_BIN_INDEX[edge]] += value
         else:
             scalars[cls][name] += value
-    came = {cls: _with_gates(found) for cls, found in scalars.items()}
     return {
         cls: ClassCounts(
             waiting=scalars[cls][c.M_WAITING], waiting_prompt_tokens=scalars[cls][c.M_WAITING_PROMPT],
@@ -223,6 +250,8 @@ def assemble(
     else:
         # Nobody learns from it: what was counted meanwhile belongs to the next observation that can be trusted.
         gained, after = {}, replace(before, short_since=short_since)
+    came, doors = _came(gained, before.doors)
+    after = replace(after, doors=doors)
     replicas = _replicas(mine, gained, live)
     going = frozenset(r.id for r in replicas if r.draining or r.replica in (fleet.emptied or ()))
     observation = Observation(
@@ -231,8 +260,8 @@ def assemble(
         freshness=freshness,
         age_s=max(0.0, age) if age is not None else None,
         fleet=fleet,
-        classes=_classes(mine, gained, live, gates),
-        draining=_classes(mine, {}, going, frozenset()) if going else {},
+        classes=_classes(mine, gained, came, live, gates),
+        draining=_classes(mine, {}, {}, going, frozenset()) if going else {},
         resume_off=any(s.value > 0.0 for s in mine if s.name == c.M_RESUME_OFF),
         replicas=replicas,
         held_requests=held,

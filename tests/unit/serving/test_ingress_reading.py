@@ -168,6 +168,13 @@ def test_a_request_that_is_sent_again_is_known_and_another_is_not() -> None:
     assert known_by(body, {}) != known_by(body | {"user": "other"}, {})
 
 
+@pytest.mark.parametrize("name", ["seed", "n", "max_tokens", "max_completion_tokens"])
+def test_samples_of_one_prompt_that_are_asked_for_differently_are_two(name: str) -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "1+1"}]}
+    assert known_by(body | {name: 1}, {}) == known_by(body | {name: 1}, {})
+    assert len({known_by(asked, {}) for asked in (body, body | {name: 1}, body | {name: 2})}) == 3
+
+
 @pytest.mark.parametrize("name", ["authorization", "x-session-id", "idempotency-key"])
 def test_two_that_ask_the_same_are_told_apart_by_what_they_say_of_themselves(name: str) -> None:
     body = {"model": "m", "messages": [{"role": "user", "content": "1+1"}]}

@@ -32,6 +32,7 @@ def ledger(
         Sample(c.M_KV_USED, base, 512),
         Sample(c.M_STEPS, base, steps),
         Sample(c.M_ARRIVALS, cls, arrivals),
+        Sample(c.M_PROMPT_TOKENS, cls, 20 * arrivals),
         Sample(c.M_REACHED, cls | {"bin": "64"}, reached),
         Sample(c.M_WAITING, cls, waiting),
         Sample(c.M_INFLIGHT, cls | {"bin": "64", "phase": "reasoning"}, reasoning),
@@ -243,6 +244,40 @@ def test_who_is_refused_arrives_too_and_not_again_when_he_comes_back() -> None:
     assert (seen.classes["medium"].arrivals, seen.classes["medium"].waiting) == (10, 0)
     seen, memory = see(ledger("a", 109, arrivals=10) + gate("i", 109, entered=11, sent=10), 110, memory)
     assert seen.classes["medium"].arrivals == 1
+
+
+def test_who_is_on_his_way_to_a_new_replica_has_arrived_before() -> None:
+    """On H100s a hundred that waited went to a replica whose ledger was not read yet: none were seen to come, then twice as many as did."""
+    _, memory = see(ledger("a", 99) + gate("i", 99), 100)
+    seen, memory = see(ledger("a", 104, arrivals=10) + gate("i", 104, waiting=90, entered=100, sent=10), 105, memory)
+    assert seen.classes["medium"].arrivals == 100
+    # The ninety are sent, and fifty more come; no ledger has them yet.
+    seen, memory = see(ledger("a", 109, arrivals=10) + gate("i", 109, entered=150, sent=150), 110, memory)
+    assert (seen.classes["medium"].arrivals, seen.classes["medium"].prompt_tokens) == (50, 50 * 20)
+    seen, _ = see(ledger("a", 114, arrivals=220) + gate("i", 114, entered=220, sent=220), 115, memory)
+    assert seen.classes["medium"].arrivals == 70
+
+
+def test_a_gate_that_is_read_later_than_the_ledgers_brings_nobody_twice() -> None:
+    _, memory = see(ledger("a", 99), 100)
+    seen, memory = see(ledger("a", 104, arrivals=10), 105, memory)
+    assert seen.classes["medium"].arrivals == 10
+    seen, memory = see(ledger("a", 109, arrivals=15) + gate("i", 109, entered=15, sent=15), 110, memory)
+    assert seen.classes["medium"].arrivals == 5
+
+
+@given(st.data())
+def test_whenever_gates_and_ledgers_are_read_all_who_entered_are_counted_once(data: st.DataObject) -> None:
+    _, memory = see(ledger("a", 0) + gate("i", 0), 0)
+    entered = sent = arrived = counted = 0.0
+    for i in range(1, 12):
+        entered += data.draw(st.integers(0, 20))
+        sent = min(entered, sent + data.draw(st.integers(0, 40)))
+        arrived = min(sent, arrived + data.draw(st.integers(0, 40)))
+        now = 5.0 * i
+        seen, memory = see(ledger("a", now, arrivals=arrived) + gate("i", now, entered=entered, sent=sent), now, memory)
+        counted += seen.classes["medium"].arrivals
+        assert counted == entered  # a ledger never has whom no gate has sent
 
 
 def test_what_replicas_have_that_go_is_counted_by_itself_and_still_counts_in_the_whole() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
+from math import inf
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -113,6 +115,27 @@ def test_one_that_had_not_did() -> None:
     slower, targets = calm(OWN_PACE, 90.0)
     assert slower > 2.0
     assert max(targets) == 3
+
+
+def asked_for_three(*, who_came: bool) -> float:
+    """Return when the decision asks for a third replica, by the recorded arrivals or by those that really came."""
+    real, state = fidelity.of_gpu(WARMED), State()
+    at, before = [a.at for a in real.asked], 0.0
+    for record in real.records:
+        seen, now = record.observation, record.observation.time - real.begin
+        if who_came and now > 0.0:
+            came = float(sum(before < t <= now for t in at))
+            classes = {name: replace(counts, arrivals=came) for name, counts in seen.classes.items()}
+            seen, before = replace(seen, classes=classes), now
+        decision, state = decide(seen, record.policy, state)
+        if decision.target == 3:
+            return now
+    return inf
+
+
+def test_told_who_really_came_it_asks_for_the_third_replica_half_a_minute_sooner() -> None:
+    """The loop had missed who was on his way to a new replica, and who asked what a refused one had asked."""
+    assert asked_for_three(who_came=True) <= asked_for_three(who_came=False) - 25.0
 
 
 def test_a_loop_that_served_worse_than_it_could_shows() -> None:
