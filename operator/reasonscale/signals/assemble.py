@@ -1,13 +1,13 @@
 """From raw samples of the ledger's metrics to one `Observation`. Pure; both sources go through it.
 
 Counters become increments since the last fresh observation before. A process that is seen for the first time after that counts
-whole: it has started since. On the very first observation only the lengths count whole, since they say how long chains
+whole: it has started since, unless it says that it is older. On the very first observation only the lengths count whole, since they say how long chains
 last whenever they were; arrivals, tokens and steps do not, since nobody knows over what time.
 
 What waits at an ingress' gate is in no engine's ledger. It is added to what waits in the engines, from gates that have
 written of late, and counts as arrived when it came to the gate, not when it went on to an engine. So does who was refused there,
 once: else the rate of arrivals would never exceed what the replicas that are there can do. Gates and ledgers are read at times of
-their own: what one has sent and the other not yet counted is remembered, so that nobody is missed in one look and counted in the next.
+their own: who is on his way from one to the other counts in the look in which he came.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ _COUNTERS = frozenset({
 _LENGTHS = frozenset({c.M_REACHED, c.M_ENDED})
 SHORT_GRACE_S = 15.0  # a replica that has just become ready has not been scraped yet
 FORGET_S = 6 * 3600.0  # a process that comes back within this time goes on where it was
+UNREAD_S = 120.0  # a replica that had run so long before the last look was there, and its page was not read
 
 _OF_PROCESS = ("WorkerId", "ReplicaId", "pod", "instance")
 _LABELS = frozenset({
@@ -62,8 +63,9 @@ def read_of(name: str, labels: Mapping[str, str], value: float) -> Sample:
 class Door:
     """What is known of a class between gates and ledgers."""
 
-    beyond: float = 0.0  # requests that ledgers have counted more than gates have sent; less than zero: on their way
-    prompt_tokens: float = 0.0  # of a request, when last some were counted
+    waiting: float = 0.0  # at the gates, in the last look
+    early: float = 0.0  # counted as arrived before their ledger had them
+    prompt_tokens: float = 0.0  # that each of these was taken to have: the mean of those that were counted last
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ def _increments(samples: list[Sample], before: Memory, now: float) -> tuple[dict
     """Return each counter's increment, and the memory with what is now."""
     out: dict[Key, float] = {}
     counters, seen = dict(before.counters), dict(before.seen)
+    started = {process_of(s.labels): s.value for s in samples if s.name == c.M_REPLICA}
     for s in samples:
         process = process_of(s.labels)
         if s.name not in _COUNTERS:
@@ -95,7 +98,8 @@ def _increments(samples: list[Sample], before: Memory, now: float) -> tuple[dict
         last = before.counters.get(key)
         if last is None:
             new_process = process not in before.seen
-            whole = s.name in _LENGTHS if before.time is None else True
+            unread = before.time is None or started.get(process, now) < before.time - UNREAD_S
+            whole = s.name in _LENGTHS or not unread
             # A series of a known process that appears only now began at zero.
             gained = s.value if whole or (not new_process and before.time is not None) else 0.0
         else:
@@ -111,24 +115,38 @@ def _increments(samples: list[Sample], before: Memory, now: float) -> tuple[dict
 _WAITING = {c.M_GATE_WAITING: c.M_WAITING, c.M_GATE_PROMPT: c.M_WAITING_PROMPT}
 
 
+def _read_on(samples: list[Sample], before: Memory) -> bool:
+    """Tell whether every gate that is read was read in the last look: what another has counted is of a longer time."""
+    gates = {process_of(s.labels) for s in samples if s.name == c.M_GATE_ENTERED}
+    return before.time is not None and all(before.seen.get(p) == before.time for p in gates)
+
+
 def _came(
-    gained: Mapping[Key, float], before: Mapping[str, Door]
+    samples: list[Sample], gained: Mapping[Key, float], gates: frozenset[str], before: Memory
 ) -> tuple[dict[str, tuple[float, float]], dict[str, Door]]:
     """Return each class's arrivals and their prompt tokens, and its door after them.
 
-    Whoever entered a gate has come. What ledgers count beyond what gates sent came past them, or by a gate that is not read yet.
+    Who was sent by a gate and is in no ledger yet counts now, and not when the ledger has him: a hundred that waited go to a new
+    replica whose ledger is read later. No more than waited or entered can be on their way, so that nothing is owed for long.
     """
     sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for (_, name, cls, _), value in gained.items():
         if cls:
             sums[cls][name] += value
-    out, doors = dict[str, tuple[float, float]](), dict(before)
+    waiting: dict[str, float] = defaultdict(float)
+    for s in samples:
+        if s.name == c.M_GATE_WAITING and process_of(s.labels) in gates:
+            waiting[s.labels.get(c.LABEL_METRIC_CLASS, "")] += s.value
+    out, doors, read_on = dict[str, tuple[float, float]](), dict[str, Door](), _read_on(samples, before)
     for cls, found in sums.items():
-        door, counted = before.get(cls, Door()), found[c.M_ARRIVALS]
-        beyond = door.beyond + counted - found[c.M_GATE_SENT]
-        total = max(0.0, found[c.M_GATE_ENTERED] + max(0.0, beyond) - max(0.0, door.beyond))
+        door, counted = before.doors.get(cls, Door()), found[c.M_ARRIVALS]
+        entered, sent = found[c.M_GATE_ENTERED], found[c.M_GATE_SENT]
         prompt = found[c.M_PROMPT_TOKENS] / counted if counted > 0.0 else door.prompt_tokens
-        out[cls], doors[cls] = (total, total * prompt), Door(beyond, prompt)
+        early = min(max(0.0, door.early + sent - counted), door.waiting + entered) if read_on and prompt > 0.0 else 0.0
+        plain = entered + counted - sent
+        tokens = (plain + early) * prompt - door.early * door.prompt_tokens
+        out[cls] = max(0.0, plain + early - door.early), max(0.0, tokens)
+        doors[cls] = Door(waiting[cls], early, prompt)
     return out, doors
 
 
@@ -250,8 +268,10 @@ def assemble(
     else:
         # Nobody learns from it: what was counted meanwhile belongs to the next observation that can be trusted.
         gained, after = {}, replace(before, short_since=short_since)
-    came, doors = _came(gained, before.doors)
-    after = replace(after, doors=doors)
+    came: Mapping[str, tuple[float, float]] = {}
+    if freshness is Freshness.FRESH:
+        came, doors = _came(mine, gained, gates, before)
+        after = replace(after, doors=doors)
     replicas = _replicas(mine, gained, live)
     going = frozenset(r.id for r in replicas if r.draining or r.replica in (fleet.emptied or ()))
     observation = Observation(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -266,18 +267,87 @@ def test_a_gate_that_is_read_later_than_the_ledgers_brings_nobody_twice() -> Non
     assert seen.classes["medium"].arrivals == 5
 
 
-@given(st.data())
-def test_whenever_gates_and_ledgers_are_read_all_who_entered_are_counted_once(data: st.DataObject) -> None:
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 40)), min_size=1, max_size=12), st.booleans())
+def test_whenever_ledgers_are_read_by_a_look_late_who_entered_counts_in_the_look_in_which_he_came(
+    looks: list[tuple[int, int]], late: bool
+) -> None:
     _, memory = see(ledger("a", 0) + gate("i", 0), 0)
-    entered = sent = arrived = counted = 0.0
-    for i in range(1, 12):
-        entered += data.draw(st.integers(0, 20))
-        sent = min(entered, sent + data.draw(st.integers(0, 40)))
-        arrived = min(sent, arrived + data.draw(st.integers(0, 40)))
+    # One that is known, so that there is a mean of prompts.
+    _, memory = see(ledger("a", 5, arrivals=1) + gate("i", 5, entered=1, sent=1), 5, memory)
+    entered = sent = before = 1.0
+    for i, (new, room) in enumerate([*looks, (0, 240), (0, 240)], 2):
+        entered += new
+        before, sent = sent, min(entered, sent + room)
+        now, counted = 5.0 * i, before if late else sent
+        samples = gate("i", now, waiting=entered - sent, entered=entered, sent=sent)
+        seen, memory = see(ledger("a", now, arrivals=counted) + samples, now, memory)
+        assert (seen.classes["medium"].arrivals, seen.classes["medium"].prompt_tokens) == (new, 20 * new)
+
+
+def test_a_gate_whose_page_failed_in_the_first_look_brings_no_flood() -> None:
+    _, memory = see(ledger("a", 99, arrivals=50_000), 100)
+    seen, memory = see(ledger("a", 104, arrivals=50_010) + gate("i", 104, entered=50_010, sent=50_010), 105, memory)
+    assert (seen.classes["medium"].arrivals, seen.classes["medium"].prompt_tokens) == (10, 200)
+    seen, _ = see(ledger("a", 109, arrivals=50_020) + gate("i", 109, entered=50_020, sent=50_020), 110, memory)
+    assert seen.classes["medium"].arrivals == 10
+
+
+@pytest.mark.parametrize(("since", "counted"), [(50.0, 10), (1000.0, 50_010)])
+def test_an_engine_whose_page_failed_in_the_first_look_brings_no_flood(since: float, counted: float) -> None:
+    """One that has run for long was there; one that has started since counts whole."""
+    who = {"model": "m", "WorkerId": "b", "serve_replica": "r1", "ray_node": "n"}
+    here = Sample(c.M_REPLICA, who, since)
+    _, memory = see(ledger("a", 999), 1000)
+    first, memory = see([*ledger("a", 1004), *ledger("b", 1004, arrivals=50_000), here], 1005, memory, Fleet(2, 2))
+    seen, _ = see([*ledger("a", 1009), *ledger("b", 1009, arrivals=50_010), here], 1010, memory, Fleet(2, 2))
+    assert first.classes["medium"].arrivals + seen.classes["medium"].arrivals == counted
+
+
+def test_who_is_sent_and_never_comes_to_an_engine_hides_nobody_later() -> None:
+    """An engine answers 400, say: a tenth of a class for an hour."""
+    _, memory = see(ledger("a", 0) + gate("i", 0), 0)
+    came = []
+    for i in range(1, 721):
         now = 5.0 * i
-        seen, memory = see(ledger("a", now, arrivals=arrived) + gate("i", now, entered=entered, sent=sent), now, memory)
-        counted += seen.classes["medium"].arrivals
-        assert counted == entered  # a ledger never has whom no gate has sent
+        seen, memory = see(ledger("a", now, arrivals=45 * i) + gate("i", now, entered=50 * i, sent=50 * i), now, memory)
+        came.append(seen.classes["medium"].arrivals)
+    assert set(came[20:]) == {45}
+    # Then each request is eight sequences, of which a gate counts one.
+    base, later = 45 * 720, []
+    for i in range(1, 5):
+        now = 3600.0 + 5.0 * i
+        samples = gate("i", now, entered=36_000 + 10 * i, sent=36_000 + 10 * i)
+        seen, memory = see(ledger("a", now, arrivals=base + 80 * i) + samples, now, memory)
+        later.append(seen.classes["medium"].arrivals)
+    assert later[0] >= 30
+    assert later[1:] == [80, 80, 80]
+
+
+def test_a_class_that_engines_call_by_another_name_counts_once() -> None:
+    def folded(at: float, n: int) -> list[Sample]:
+        other = {"model": "m", "WorkerId": "a", "cls": "other"}
+        return [
+            *ledger("a", at), Sample(c.M_ARRIVALS, other, n), Sample(c.M_PROMPT_TOKENS, other, 20 * n),
+            *gate("i", at, entered=n, sent=n),
+        ]  # fmt: skip
+
+    memory, came = see(folded(0, 0), 0)[1], []
+    for i in range(1, 10):
+        seen, memory = see(folded(5.0 * i, 10 * i), 5.0 * i, memory)
+        came.append(sum(k.arrivals for k in seen.classes.values()))
+    assert came == [10] * 9
+
+
+def test_the_tokens_of_those_who_were_early_are_counted_when_they_are_known() -> None:
+    _, memory = see(ledger("a", 0) + gate("i", 0), 0)
+    _, memory = see(ledger("a", 5, arrivals=1) + gate("i", 5, entered=1, sent=1), 5, memory)
+    first, memory = see(ledger("a", 10, arrivals=1) + gate("i", 10, entered=101, sent=101), 10, memory)
+    long = [s for s in ledger("a", 15, arrivals=101) if s.name != c.M_PROMPT_TOKENS]
+    long.append(Sample(c.M_PROMPT_TOKENS, {"model": "m", "WorkerId": "a", "cls": "medium"}, 20 + 100 * 8000))
+    second, _ = see(long + gate("i", 15, entered=101, sent=101), 15, memory)
+    told = [seen.classes["medium"] for seen in (first, second)]
+    assert [k.arrivals for k in told] == [100, 0]
+    assert sum(k.prompt_tokens for k in told) == 100 * 8000
 
 
 def test_what_replicas_have_that_go_is_counted_by_itself_and_still_counts_in_the_whole() -> None:
