@@ -111,6 +111,15 @@ def of_gpu(folder: Path) -> Recording:
     return Recording(float(raw["start"]), tuple(asked), found, head)
 
 
+def of(folder: Path) -> Recording:
+    """Return the recording of either."""
+    return of_gpu(folder) if _of_a_gpu(folder) else of_logs(folder)
+
+
+def _of_a_gpu(folder: Path) -> bool:
+    return (folder / "loop-raw.json.gz").exists()
+
+
 def starts(found: Sequence[Record], begin: float) -> list[float]:
     """Return how long replicas took from order to ready: the age at which one stopped starting and was ready."""
     out, before = [], found[0].observation
@@ -338,8 +347,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="a file for the figures, which are printed too")
     parser.add_argument("--plot", type=Path, help="a file for the picture")
     args = parser.parse_args()
-    gpu = (args.folder / "loop-raw.json.gz").exists()
-    real = of_gpu(args.folder) if gpu else of_logs(args.folder)
+    real, gpu = of(args.folder), _of_a_gpu(args.folder)
     found = compare(real, load(args.profile) if args.profile else None, args.after)
     where = f"three engines on one {real.header.get('gpu', 'GPU')}" if gpu else "real engines on a CPU"
     if args.profile:

@@ -13,7 +13,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,8 @@ STAGES = ("profile", "tax", "three", "small", "loop", "ledger", "answers", "slee
 class Bench:
     """The stages, and where their results go."""
 
-    def __init__(self, out: Path, work: Path, rehearse: bool, rate: float | None = None) -> None:
-        self.out, self.work, self.rehearse, self.rate = out, work, rehearse, rate
+    def __init__(self, out: Path, work: Path, rehearse: bool) -> None:
+        self.out, self.work, self.rehearse = out, work, rehearse
         out.mkdir(parents=True, exist_ok=True)
         work.mkdir(parents=True, exist_ok=True)
 
@@ -126,8 +125,7 @@ class Bench:
         folder.mkdir(exist_ok=True)
         out.mkdir(exist_ok=True)
         keep = self.keep("fleet", out / "gpu-loop.json")
-        setup = replace(loop.WHOLE, rate=self.rate) if self.rate else loop.WHOLE
-        asyncio.run(loop.measure(setup, folder, out, keep, rehearse=self.rehearse))
+        asyncio.run(loop.measure(loop.WHOLE, folder, out, keep, rehearse=self.rehearse))
 
     def tensor(self) -> None:
         """An engine over two GPUs: its streams, and what becomes of them when it is killed."""
@@ -166,13 +164,12 @@ def main() -> int:
     parser.add_argument("stages", nargs="*", help=f"of {', '.join(STAGES)}")
     parser.add_argument("--out", type=Path, default=Path("bench/results/gpu"))
     parser.add_argument("--work", type=Path, default=Path("/tmp/reasonscale-gpu"))
-    parser.add_argument("--rate", type=float, help="requests a second of `fleet` (16)")
     parser.add_argument("--rehearse", action="store_true")
     args = parser.parse_args()
     unknown = [s for s in args.stages if s not in STAGES]
     if unknown:
         parser.error(f"no stage {unknown[0]!r}; there are {', '.join(STAGES)}")
-    bench, failed = Bench(args.out, args.work, args.rehearse, args.rate), 0
+    bench, failed = Bench(args.out, args.work, args.rehearse), 0
     for stage in args.stages or STAGES:
         began = time.monotonic()
         try:

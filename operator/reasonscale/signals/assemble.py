@@ -97,11 +97,11 @@ def _increments(samples: list[Sample], before: Memory, now: float) -> tuple[dict
         key = (process, s.name, s.labels.get(c.LABEL_METRIC_CLASS, ""), s.labels.get(c.LABEL_METRIC_BIN, ""))
         last = before.counters.get(key)
         if last is None:
-            new_process = process not in before.seen
-            unread = before.time is None or started.get(process, now) < before.time - UNREAD_S
-            whole = s.name in _LENGTHS or not unread
             # A series of a known process that appears only now began at zero.
-            gained = s.value if whole or (not new_process and before.time is not None) else 0.0
+            older = before.time is None or (
+                process not in before.seen and started.get(process, now) < before.time - UNREAD_S
+            )
+            gained = 0.0 if older and s.name not in _LENGTHS else s.value
         else:
             gained = s.value - last if s.value >= last else s.value  # it started again
         out[key] = out.get(key, 0.0) + max(0.0, gained)
@@ -264,14 +264,11 @@ def assemble(
         stuck = short_since is not None and now - short_since > SHORT_GRACE_S
         freshness, age = (Freshness.STALE if stuck else Freshness.FRESH), now - min(written[p] for p in live)
     if freshness is Freshness.FRESH:
-        after = replace(after, short_since=short_since)
+        came, doors = _came(mine, gained, gates, before)
+        after = replace(after, short_since=short_since, doors=doors)
     else:
         # Nobody learns from it: what was counted meanwhile belongs to the next observation that can be trusted.
-        gained, after = {}, replace(before, short_since=short_since)
-    came: Mapping[str, tuple[float, float]] = {}
-    if freshness is Freshness.FRESH:
-        came, doors = _came(mine, gained, gates, before)
-        after = replace(after, doors=doors)
+        gained, came, after = {}, {}, replace(before, short_since=short_since)
     replicas = _replicas(mine, gained, live)
     going = frozenset(r.id for r in replicas if r.draining or r.replica in (fleet.emptied or ()))
     observation = Observation(
